@@ -1,0 +1,341 @@
+"""The index CSV: which file holds which stem of which song. It is the contract of every data set.
+
+    mix_path,vocals_path,accompaniment_path,duration
+    one/mix.wav,one/vocals.wav,one/rest.wav,183.2
+
+- `<stem>_path` names a stem's file, relative to the data root (or absolute). `mix_path` names the
+  mixture's; without that column the mixture is the sum of all the stems.
+- A cell may name one audio stream of a file, `song.stem.mp4#stream=4`, or one channel of it,
+  `clip.flac#channel=1`, or both in this order; both count from 0.
+- `duration` (seconds) and `name` (what the song is called) may be missing. Other columns are ignored.
+
+Spaces around a cell do not count. Spleeter's own index files are of this form.
+"""
+
+import csv
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from stemwise import audio, progress
+from stemwise.errors import UserError, raise_all
+
+log = logging.getLogger(__name__)
+
+MIXTURE = "mix"
+SUFFIX = "_path"
+REST = "rest"
+TOLERANCE = 0.1  # seconds by which a stem may differ from its mixture
+
+_CELL = re.compile(r"(?P<path>.*?)(#stream=(?P<stream>\d+))?(#channel=(?P<channel>\d+))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One waveform on disk: a file, or one audio stream of it, or one channel of that."""
+
+    path: Path
+    stream: int | None = None
+    channel: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, root: Path) -> "Cell":
+        """Reads `path`, `path#stream=I` or `path#channel=I`, the path relative to `root`."""
+        found = _CELL.fullmatch(text)
+        assert found  # `.*?` takes whatever the selectors leave
+        stream, channel = found["stream"], found["channel"]
+        return cls(root / found["path"], int(stream) if stream else None, int(channel) if channel else None)
+
+    def text(self, root: Path) -> str:
+        """The cell as an index holds it; its path is relative to `root` where it lies below it."""
+        path = self.path.relative_to(root) if self.path.is_relative_to(root) else self.path
+        selectors = (("stream", self.stream), ("channel", self.channel))
+        return path.as_posix() + "".join(
+            f"#{which}={value}" for which, value in selectors if value is not None
+        )
+
+
+Signal = tuple[Cell, ...]
+"""A waveform that is the sum of its cells' waveforms."""
+
+File = tuple[Path, int | None]
+"""A path and an audio stream of it: what is opened once, however many channels of it are used."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One song: a row of the index."""
+
+    name: str
+    stems: Mapping[str, Cell]
+    mixture: Cell | None = None
+    duration: float | None = None
+    row: int | None = field(default=None, compare=False)
+
+    @property
+    def mixture_signal(self) -> Signal:
+        """The mixture's own cell, or all the stems where the index has no mixture."""
+        return (self.mixture,) if self.mixture else tuple(self.stems.values())
+
+    def signal(self, columns: Sequence[str]) -> Signal:
+        """The sum of these stems."""
+        return tuple(self.stems[column] for column in columns)
+
+
+@dataclass(frozen=True)
+class Index:
+    """The tracks of one split, where they came from, and what is wrong with them so far."""
+
+    source: str
+    root: Path
+    tracks: list[Track]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """Stems that any track has: a track without one of them is among the problems that `check` raises."""
+        return list(dict.fromkeys(stem for track in self.tracks for stem in track.stems))
+
+    @property
+    def has_mixture(self) -> bool:
+        """Whether every track has a mixture of its own."""
+        return bool(self.tracks) and all(track.mixture for track in self.tracks)
+
+    def where(self, track: Track) -> str:
+        """How a message names this track."""
+        return f"row {track.row} ({track.name})" if track.row else track.name
+
+
+def read(path: Path, root: Path) -> Index:
+    """Parses an index CSV. Problems are collected in the result, for `check` to raise them all at once.
+
+    Raises `UserError` where nothing can be parsed at all: no such file or root, no header, no rows.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder. Set data.root to the folder that the paths in {path} start from."
+        )
+    header, *lines = _table(path)
+    _check_header(path, header)
+    # Numbered as a spreadsheet does: the header is row 1, blank rows count.
+    rows = [(number, line) for number, line in enumerate(lines, start=2) if any(line)]
+    if not rows:
+        raise UserError(f"{path}: no songs below the header. Add a row per song.")
+    return _parse(path, root, header, rows)
+
+
+def _table(path: Path) -> list[list[str]]:
+    """All lines of the file, the header first."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such index CSV. Write one, or let `stemwise index` write it.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8 ({error}). Export it again as CSV.") from None
+    if not lines or not any(lines[0]):
+        raise UserError(f"{path}: empty. The first line names the columns: mix_path,vocals_path,…,duration.")
+    return lines
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) == 1 and (separator := next((mark for mark in ";\t" if mark in header[0]), None)):
+        raise UserError(f"{path}: cells are separated by {separator!r}. Export it with commas between them.")
+    if not any(name.endswith(SUFFIX) and name != MIXTURE + SUFFIX for name in header):
+        raise UserError(
+            f"{path}: no column with a stem (columns: {', '.join(header)}). "
+            "Name them vocals_path, drums_path and so on in the first line."
+        )
+    # Spreadsheets like to leave columns without a name at the end: those are nobody's business.
+    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise UserError(f"{path}: column {repeated[0]!r} is there twice. Rename or remove one of them.")
+
+
+def _parse(path: Path, root: Path, header: list[str], rows: list[tuple[int, list[str]]]) -> Index:
+    index = Index(str(path), root, [])
+    seen: dict[tuple[Cell, ...], int] = {}
+    for number, line in rows:
+        if len(line) != len(header):
+            index.problems.append(
+                f"row {number}: {len(line)} cells, the header has {len(header)}. "
+                "Fill in what is missing, and quote cells that contain a comma."
+            )
+            continue
+        cells = dict(zip(header, line, strict=True))
+        paths = {name: text for name, text in cells.items() if name.endswith(SUFFIX)}
+        index.problems.extend(
+            f"row {number}: {name} is empty. Fill it in." for name, text in paths.items() if not text
+        )
+        files = {name.removesuffix(SUFFIX): Cell.parse(text, root) for name, text in paths.items() if text}
+        first = seen.setdefault(tuple(files.values()), number)
+        if files and first != number:
+            index.problems.append(f"row {number}: the same files as row {first}. Remove one of them.")
+            continue
+        duration = _duration(cells.get("duration", ""), number, index.problems)
+        mixture = files.pop(MIXTURE, None)
+        index.tracks.append(Track(cells.get("name", ""), files, mixture, duration, number))
+    index.tracks[:] = _named(index.tracks)
+    return index
+
+
+def _duration(text: str, row: int, problems: list[str]) -> float | None:
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        problems.append(
+            f"row {row}: duration is {text!r}, not a number of seconds. Mend it, or leave it empty."
+        )
+        return None
+    if not math.isfinite(seconds) or seconds <= 0:
+        problems.append(f"row {row}: duration is {text}. Give seconds above zero, or leave it empty.")
+        return None
+    return seconds
+
+
+def _named(tracks: Sequence[Track]) -> list[Track]:
+    """Names the tracks that have no name of their own, after their files, and makes all names differ."""
+    names = [track.name or _name(track) for track in tracks]
+    counts = Counter(names)
+    return [
+        replace(track, name=f"{name} ({track.row})" if counts[name] > 1 else name)
+        for track, name in zip(tracks, names, strict=True)
+    ]
+
+
+def _name(track: Track) -> str:
+    """`songs/One/mixture.wav` is "One" (files named after stems); `songs/One.stem.mp4` is "One"."""
+    cells = track.mixture_signal
+    if not cells:
+        return ""
+    path = cells[0].path
+    is_stem = path.stem.casefold() in {MIXTURE, "mixture", *(stem.casefold() for stem in track.stems)}
+    return path.parent.name if is_stem else path.name.split(".stem.")[0].removesuffix(path.suffix)
+
+
+def write(index: Index, path: Path) -> None:
+    """Writes an index CSV that `read` reads back as the same tracks; paths are relative to the index's root."""
+    columns, has_mixture = index.columns, index.has_mixture
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(
+            ["name", *([MIXTURE + SUFFIX] * has_mixture), *(stem + SUFFIX for stem in columns), "duration"]
+        )
+        for track in index.tracks:
+            cells = [track.mixture] if track.mixture and has_mixture else []
+            cells += [track.stems[stem] for stem in columns]
+            duration = "" if track.duration is None else str(track.duration)
+            table.writerow([track.name, *(cell.text(index.root) for cell in cells), duration])
+
+
+def sources(
+    columns: Sequence[str], stems: Sequence[str], sums: Mapping[str, Sequence[str] | str]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Which columns of an index make up each stem, and what is wrong with that.
+
+    A stem is the column of its name, unless `sums` says otherwise: a list of columns to add up, or `rest`,
+    which is the stem's own column or, where there is none, the sum of all that no other stem takes.
+    With `{"accompaniment": "rest"}`, `vocals,drums,bass,other` serves a vocals-accompaniment model.
+    """
+    problems = []
+    found: dict[str, tuple[str, ...]] = {}
+    for stem in stems:
+        parts = sums.get(stem, stem)
+        if parts != REST:
+            found[stem] = (parts,) if isinstance(parts, str) else tuple(parts)
+        elif stem in columns:
+            found[stem] = (stem,)
+    claimed = {column for parts in found.values() for column in parts}
+    for stem in stems:
+        if stem not in found:
+            found[stem] = tuple(column for column in columns if column not in claimed) or (stem,)
+    for stem, parts in found.items():
+        if missing := [part for part in parts if part not in columns]:
+            names = " and ".join(repr(part + SUFFIX) for part in missing)
+            possible = [name for name in stems if all(part in columns for part in found[name])]
+            problems.append(
+                f"no column {names}, which the stem {stem!r} needs "
+                f"(stems there: {', '.join(columns) or 'none'}). Add the column, "
+                f"or train the stems that are there: stem_names=[{','.join(possible or columns)}]."
+            )
+    return {stem: found[stem] for stem in stems}, problems
+
+
+def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] | str]) -> None:
+    """Looks at every file that training `stems` needs and raises all the problems of the index at once.
+
+    Raises `UserError` for missing columns, files that are missing, unreadable or truncated, stems and
+    mixtures whose lengths differ by more than 0.1 s, and whatever `read` had collected.
+    """
+    columns = index.columns
+    parts, problems = sources(columns, stems, sums)
+    problems += index.problems
+    needed = {column for cells in parts.values() for column in cells}.intersection(columns)
+    tracks = [(index.where(track), _cells(track, needed)) for track in index.tracks]
+    files = {(cell.path, cell.stream) for _, cells in tracks for cell in cells}
+    if files and not any(path.exists() for path, _ in files):
+        where, first = next((where, cells[0]) for where, cells in tracks if cells)
+        # One message in place of one per file: a wrong root is the one mistake behind all of them.
+        problems.append(
+            f"none of the {len(files)} files is there; {where}: {first.path}. "
+            f"Set data.root to the folder that the paths start from (now {index.root})."
+        )
+        raise_all(problems, heading=index.source)
+    found = _probe(sorted(files, key=str))
+    for where, cells in tracks:
+        problems += _track_problems(where, index.root, cells, found)
+    raise_all(problems, heading=index.source)
+
+
+def _cells(track: Track, needed: set[str]) -> list[Cell]:
+    """The cells that training reads, the one that sets the length first."""
+    if track.mixture:
+        return [track.mixture, *(cell for stem, cell in track.stems.items() if stem in needed)]
+    return list(track.stems.values())
+
+
+def _probe(files: Sequence[File]) -> dict[File, audio.Info | str]:
+    """Length and rate of each file, or what is wrong with it."""
+
+    def look(file: File) -> audio.Info | str:
+        try:
+            return audio.probe(*file)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        found = progress.track(pool.map(look, files), what="Checking files", total=len(files))
+        return dict(zip(files, found, strict=True))
+
+
+def _track_problems(
+    where: str, root: Path, cells: list[Cell], found: Mapping[File, audio.Info | str]
+) -> list[str]:
+    problems = []
+    lengths: dict[Cell, float] = {}
+    for cell in cells:
+        info = found[cell.path, cell.stream]
+        if isinstance(info, str):
+            problems.append(f"{where}: {info}")
+        elif cell.channel is not None and cell.channel >= info.channels:
+            problems.append(
+                f"{where}: {cell.text(root)} names channel {cell.channel}, the file has {info.channels}. "
+                "Count from 0."
+            )
+        else:
+            lengths[cell] = info.seconds
+    for cell, seconds in lengths.items():
+        reference = lengths.get(cells[0], seconds)
+        if abs(seconds - reference) > TOLERANCE:
+            problems.append(
+                f"{where}: {cell.text(root)} lasts {seconds:.2f} s, {cells[0].text(root)} {reference:.2f} s. "
+                "Export both with the same start and end."
+            )
+    return problems

@@ -1,0 +1,56 @@
+"""Estimates of magnitudes -> ratio masks, the rule by which a mixture is divided among its stems.
+
+mask_s = (estimate_s^p + ε/S) / (Σ estimate^p + ε), p = 2 and ε = 1e-10 as in Spleeter
+(spleeter.model.EstimatorSpecBuilder). Masks are non-negative and sum to one over the stems.
+Axes: B batch, S stem, C channel, T frame, F bin.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stemwise.errors import UserError
+
+EPSILON = 1e-10
+EXTENSIONS = ("zeros", "average")
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """How estimates become masks.
+
+    `extension` says what happens above the model's band: `zeros` drops those bins, `average` repeats the
+    mean of the mask over the band. With `rest`, what no stem claims, max(mixture - Σ estimates, 0), takes
+    part in the division without being returned: without it a single stem would get a mask of ones.
+    """
+
+    exponent: float = 2.0
+    extension: str = "zeros"
+    rest: bool = False
+
+    def __post_init__(self) -> None:
+        if self.extension not in EXTENSIONS:
+            raise UserError(f"mask.extension={self.extension!r} is not one of {', '.join(EXTENSIONS)}.")
+        if not 0 < self.exponent <= 16:
+            raise UserError(f"mask.exponent={self.exponent} is not in (0, 16].")
+
+
+def ratio(estimates: Tensor, mixture: Tensor, rule: MaskRule) -> Tensor:
+    """Masks (B, S, C, T, F) from estimates of the same shape and the mixture's magnitudes (B, C, T, F)."""
+    stems = estimates.shape[1]
+    if rule.rest:
+        rest = (mixture - estimates.sum(dim=1)).clamp(min=0)
+        estimates = torch.cat([estimates, rest.unsqueeze(1)], dim=1)
+    powers = estimates.square() if rule.exponent == 2 else estimates.pow(rule.exponent)
+    masks = (powers + EPSILON / powers.shape[1]) / (powers.sum(dim=1, keepdim=True) + EPSILON)
+    return masks[:, :stems]
+
+
+def extend(masks: Tensor, bins: int, extension: str) -> Tensor:
+    """Masks (…, F) -> (…, `bins`): the same below F, and what `extension` says above."""
+    missing = bins - masks.shape[-1]
+    if extension == "average":
+        above = masks.mean(dim=-1, keepdim=True).expand(*masks.shape[:-1], missing)
+        return torch.cat([masks, above], dim=-1)
+    return torch.nn.functional.pad(masks, (0, missing))

@@ -1,0 +1,257 @@
+"""The model as it is trained and as it is shipped: S U-Nets, STFT settings and the mask rule, in one object.
+
+    model = separator.load("model.safetensors")
+    stems = model.separate(waveform)            # (C, N) -> (S, C, N), at model.spectrogram.sample_rate
+
+Axes: B batch, S stem, C channel, T frame, F bin, N sample.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stemwise import masks, spectrogram
+from stemwise.errors import UserError
+from stemwise.masks import MaskRule
+from stemwise.spectrogram import Spectrogram
+from stemwise.unet import UNet, UNetSettings
+
+FORMAT = 1
+METADATA_KEY = "stemwise"
+OUTPUTS = ("sigmoid", "softmax")
+
+
+class Separator(nn.Module):
+    """One U-Net per stem over the same mixture, and the way from their estimates to waveforms.
+
+    `output` is what bounds a U-Net's values: `sigmoid` (Spleeter's `unet.unet`) or `softmax` across the
+    stems (`unet.softmax_unet`); the result times the mixture's magnitudes is the estimate.
+    """
+
+    def __init__(
+        self,
+        stems: Sequence[str],
+        spectrogram: Spectrogram,
+        unet: UNetSettings,
+        mask: MaskRule,
+        output: str = "sigmoid",
+    ) -> None:
+        super().__init__()
+        if not stems or len(set(stems)) != len(stems):
+            raise UserError(f"stem_names={list(stems)}: name at least one stem, each once.")
+        if output not in OUTPUTS:
+            raise UserError(f"model.output={output!r} is not one of {', '.join(OUTPUTS)}.")
+        for name in ("frames", "bins"):
+            if (value := getattr(spectrogram, name)) % unet.stride:
+                raise UserError(
+                    f"spectrogram.{name}={value} is not a multiple of {unet.stride}, which {len(unet.filters)} layers of "
+                    f"stride 2 need. Take {max(value // unet.stride, 1) * unet.stride}."
+                )
+        self.stems = tuple(stems)
+        self.spectrogram = spectrogram
+        self.unet = unet
+        self.mask = mask
+        self.output = output
+        self.unets = nn.ModuleList(UNet(spectrogram.channels, unet) for _ in self.stems)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values, as a model file stores them."""
+        return {
+            "stems": list(self.stems),
+            "spectrogram": asdict(self.spectrogram),
+            "unet": {**asdict(self.unet), "filters": list(self.unet.filters)},
+            "mask": asdict(self.mask),
+            "output": self.output,
+        }
+
+    def forward(self, magnitudes: Tensor) -> Tensor:
+        """Estimated magnitudes (B, S, C, T, F) of the stems of a mixture (B, C, T, F)."""
+        shared = magnitudes.contiguous(memory_format=torch.channels_last)
+        values = torch.stack([unet(shared) for unet in self.unets], dim=1)
+        bounded = values.softmax(dim=1) if self.output == "softmax" else values.sigmoid()
+        return bounded * magnitudes.unsqueeze(1)
+
+    def masks(self, magnitudes: Tensor) -> Tensor:
+        """Masks (B, S, C, T, F) of a mixture's magnitudes (B, C, T, F)."""
+        return masks.ratio(self(magnitudes).float(), magnitudes, self.mask)
+
+    @torch.inference_mode()
+    def separate(self, waveform: Tensor) -> Tensor:
+        """Stems (S, C, N) of a mixture (C, N) at the model's sample rate and channel count."""
+        return torch.cat(list(self.stream([waveform])), dim=-1)
+
+    @torch.inference_mode()
+    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Stems (S, C, n) piece by piece from a mixture (C, n) piece by piece; memory stays bounded.
+
+        The pieces that come out are about one window (T frames) long whatever the pieces that go in, and
+        together they are as long as the input. Windows do not overlap and do not know of each other, as in
+        Spleeter, so the result does not depend on how the input was cut.
+        """
+        settings = self.spectrogram
+        device = next(self.parameters()).device
+        step = settings.frames * settings.hop
+        tail = torch.zeros(len(self.stems), settings.channels, settings.overlap, device=device)
+        skip, remaining = settings.n_fft, 0
+        for window, samples in _windows(blocks, settings):
+            remaining += samples
+            pieces = self._separate_window(window.to(device))
+            pieces[..., : settings.overlap] += tail
+            # A last window of few frames can be shorter than the overlap: then its end is dropped below.
+            tail = pieces[..., -settings.overlap :]
+            out = pieces[..., min(skip, step) : step]
+            skip = max(skip - step, 0)
+            if remaining > 0 and out.shape[-1]:
+                out = out[..., : min(remaining, out.shape[-1])]
+                remaining -= out.shape[-1]
+                yield out
+
+    def _separate_window(self, padded: Tensor) -> Tensor:
+        """(C, overlap + t * hop samples), t <= T -> stems (S, C, overlap + t * hop) before overlap-add."""
+        settings = self.spectrogram
+        spectrum = spectrogram.spectra(padded, settings)
+        magnitudes = spectrum[..., : settings.bins].abs()
+        missing = settings.frames - magnitudes.shape[-2]
+        found = self.masks(functional.pad(magnitudes, (0, 0, 0, missing)).unsqueeze(0))[0]
+        full = masks.extend(found[..., : spectrum.shape[-2], :], settings.full_bins, self.mask.extension)
+        return spectrogram.overlap_add(full * spectrum, settings)
+
+
+def _windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[tuple[Tensor, int]]:
+    """Cuts a stream of blocks (C, n) into the waveforms of T frames each, and says how many new samples came in.
+
+    Neighbouring windows share `overlap` samples; the first starts with one frame of zeros, the last has as
+    many frames as `Spectrogram.frame_count` says.
+    """
+    step = settings.frames * settings.hop
+    buffer = torch.zeros(settings.channels, settings.n_fft)
+    samples = came = 0
+    for block in blocks:
+        buffer = torch.cat([buffer, block], dim=-1)
+        samples, came = samples + block.shape[-1], came + block.shape[-1]
+        while buffer.shape[-1] >= step + settings.overlap:
+            yield buffer[..., : step + settings.overlap], came
+            buffer, came = buffer[..., step:], 0
+    done = (settings.n_fft + samples - buffer.shape[-1]) // settings.hop
+    frames = settings.frame_count(samples) - done
+    while frames > 0:
+        length = min(frames, settings.frames) * settings.hop + settings.overlap
+        yield functional.pad(buffer, (0, max(length - buffer.shape[-1], 0)))[..., :length], came
+        buffer, came = buffer[..., step:], 0
+        frames -= settings.frames
+
+
+def save(model: Separator, path: Path, facts: Mapping[str, Any]) -> None:
+    """Writes a model file: weights in safetensors, and settings and `facts` (step, score…) as JSON metadata.
+
+    The file appears under its name only when it is complete.
+    """
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, **model.settings, "facts": dict(facts)})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(weights, temporary, metadata=metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> Separator:
+    """Loads a model file, or the model inside a training checkpoint (.ckpt), ready for inference.
+
+    Nothing in the file is executed. Raises `UserError` for a file that is no model of ours.
+    """
+    return read(path, device)[0]
+
+
+def read(path: Path, device: str | torch.device = "cpu") -> tuple[Separator, dict[str, Any]]:
+    """Like `load`, and also the facts that were stored with it (step, score…)."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file. Give the model.safetensors of a run.")
+    if path.suffix == ".ckpt":
+        description, weights = _read_checkpoint(path)
+    else:
+        description, weights = _read_safetensors(path)
+    model = _build(path, description)
+    _check_weights(path, model, weights)
+    model.load_state_dict(weights, assign=True)
+    facts = description.get("facts")
+    return model.to(device).eval(), facts if isinstance(facts, dict) else {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+            if metadata is None:
+                raise UserError(f"{path}: a safetensors file, but not of stemwise. Give the model.safetensors of a run.")
+            return json.loads(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise UserError(f"{path}: not a model file ({error}). Give the model.safetensors of a run.") from None
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        prefix = "separator."
+        weights = checkpoint["state_dict"]
+        return checkpoint["separator"], {
+            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
+        }
+    # What torch.load raises for a damaged or foreign file depends on where it notices.
+    except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, OSError, ValueError, _unpickling_error()) as error:
+        raise UserError(f"{path}: not a checkpoint of stemwise ({str(error)[:120]}).") from None
+
+
+def _unpickling_error() -> type[Exception]:
+    from pickle import UnpicklingError
+
+    return UnpicklingError
+
+
+def _build(path: Path, description: Any) -> Separator:
+    """The model that `description` describes, without memory for its weights yet."""
+    try:
+        if description.get("format", FORMAT) != FORMAT:
+            raise UserError(f"{path}: model format {description['format']}; this stemwise reads {FORMAT}. Upgrade it.")
+        with torch.device("meta"):
+            return Separator(
+                stems=[str(stem) for stem in description["stems"]],
+                spectrogram=Spectrogram(**description["spectrogram"]),
+                unet=UNetSettings(**description["unet"]),
+                mask=MaskRule(**description["mask"]),
+                output=description["output"],
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: the model's description is damaged ({error!r}). Train or download it again.") from None
+
+
+def _check_weights(path: Path, model: Separator, weights: Mapping[str, Tensor]) -> None:
+    expected = model.state_dict()
+    wrong = sorted(expected.keys() ^ weights.keys())
+    wrong += [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} weights do not fit the model that the file describes, first {wrong[0]}.")

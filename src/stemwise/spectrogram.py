@@ -1,0 +1,108 @@
+"""Waveforms to short-time Fourier spectra and back, with Spleeter's framing.
+
+Axes: C channel, T frame, F frequency bin, N audio sample. Spectra are complex (…, T, F), F = n_fft/2 + 1;
+models see the magnitudes of the first `bins` of them.
+
+The waveform is preceded by one frame of zeros, so that the first sample is covered by as many frames as any
+other; there are ceil((N + n_fft) / hop) frames, the last ones padded with zeros. The window is a periodic
+Hann, at analysis and again at synthesis (spleeter.model.EstimatorSpecBuilder).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from stemwise.errors import UserError
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """The settings that shape a spectrogram; a model file carries them.
+
+    `frames` is T, the length of a training example and of an inference window; `bins` is F, how many of the
+    n_fft/2 + 1 frequency bins the model sees. The defaults are Spleeter's: 11.9 s windows up to 11 kHz.
+    """
+
+    sample_rate: int = 44100
+    channels: int = 2
+    n_fft: int = 4096
+    hop: int = 1024
+    bins: int = 1024
+    frames: int = 512
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"spectrogram.{name}={value!r} is not a whole number above zero.")
+        if self.channels > 2:
+            raise UserError(f"spectrogram.channels={self.channels}: models are mono (1) or stereo (2).")
+        if self.n_fft % self.hop or self.n_fft // self.hop < 3:
+            raise UserError(
+                f"spectrogram.hop={self.hop} does not divide n_fft={self.n_fft} into at least 3 parts, so the "
+                f"squared Hann windows do not add up to a constant. Take hop={max(self.n_fft // 4, 1)}."
+            )
+        if self.bins > self.full_bins:
+            raise UserError(
+                f"spectrogram.bins={self.bins} is more than n_fft/2+1 = {self.full_bins}. Lower bins or raise n_fft."
+            )
+
+    @property
+    def full_bins(self) -> int:
+        return self.n_fft // 2 + 1
+
+    @property
+    def overlap(self) -> int:
+        """Samples that neighbouring frames share."""
+        return self.n_fft - self.hop
+
+    def frame_count(self, samples: int) -> int:
+        """T of a waveform of N samples."""
+        return -(-(samples + self.n_fft) // self.hop)
+
+
+def stft(waveform: Tensor, settings: Spectrogram) -> Tensor:
+    """Spectra (…, T, n_fft/2 + 1) of a waveform (…, N), T = `settings.frame_count(N)`."""
+    frames = settings.frame_count(waveform.shape[-1])
+    length = (frames - 1) * settings.hop + settings.n_fft
+    after = length - settings.n_fft - waveform.shape[-1]
+    return spectra(torch.nn.functional.pad(waveform, (settings.n_fft, after)), settings)
+
+
+def istft(spectrum: Tensor, samples: int, settings: Spectrogram) -> Tensor:
+    """The waveform (…, N) of which `spectrum` is the `stft`; N = `samples`."""
+    waveform = overlap_add(spectrum, settings)
+    return waveform[..., settings.n_fft : settings.n_fft + samples]
+
+
+def spectra(padded: Tensor, settings: Spectrogram) -> Tensor:
+    """Spectra (…, T, n_fft/2 + 1) of the whole frames within `padded` (…, overlap + T * hop samples)."""
+    window = _window(settings.n_fft, padded.dtype, padded.device)
+    return torch.fft.rfft(padded.unfold(-1, settings.n_fft, settings.hop) * window)
+
+
+def overlap_add(spectrum: Tensor, settings: Spectrogram) -> Tensor:
+    """Inverse of `spectra` (…, T, F) -> (…, T * hop + overlap), away from the first and last `overlap` samples.
+
+    Those edges lack the contributions of frames before and after; whoever processes a long song in pieces
+    adds the end of one piece to the start of the next.
+    """
+    n_fft, hop = settings.n_fft, settings.hop
+    frames = torch.fft.irfft(spectrum, n=n_fft)
+    window = _window(n_fft, frames.dtype, frames.device)
+    # Σ window² over the frames that cover a sample is Σ window² / hop: 3/2 for Spleeter's 75 % overlap.
+    frames = frames * (window * (hop / window.square().sum()))
+    count, parts = frames.shape[-2], n_fft // hop
+    frames = frames.unflatten(-1, (parts, hop))
+    out = frames.new_zeros(*frames.shape[:-3], count + parts - 1, hop)
+    for part in range(parts):
+        out[..., part : part + count, :] += frames[..., part, :]
+    return out.flatten(-2)
+
+
+@lru_cache(maxsize=8)
+def _window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Outside inference mode, because the cached tensor may later take part in training.
+    with torch.inference_mode(False):
+        return torch.hann_window(length, periodic=True, dtype=dtype, device=device)

@@ -1,0 +1,123 @@
+"""One U-Net: magnitudes of a mixture -> one value per bin for one stem, before the output activation.
+
+Spleeter's network (spleeter.model.functions.unet), so that its weights fit: Jansson et al., "Singing voice
+separation with deep U-Net convolutional networks", ISMIR 2017, widened and with TensorFlow's padding.
+Axes: (B, C, T, F).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stemwise.errors import UserError
+
+ACTIVATIONS = ("leaky_relu", "relu", "elu")
+
+
+@dataclass(frozen=True)
+class UNetSettings:
+    """Shape of a U-Net. The defaults are Spleeter's for 2 stems; its 4 and 5 stems have `elu` twice."""
+
+    filters: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    encoder_activation: str = "leaky_relu"
+    decoder_activation: str = "relu"
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        # A config and a model file hold lists; equality and hashing want a tuple.
+        object.__setattr__(self, "filters", tuple(self.filters))
+        if len(self.filters) < 2 or any(not isinstance(n, int) or n < 1 for n in self.filters):
+            raise UserError(f"unet.filters={list(self.filters)} is not a list of two or more whole numbers above zero.")
+        for name in ("encoder_activation", "decoder_activation"):
+            if (value := getattr(self, name)) not in ACTIVATIONS:
+                raise UserError(f"unet.{name}={value!r} is not one of {', '.join(ACTIVATIONS)}.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"unet.dropout={self.dropout} is not in [0, 1).")
+
+    @property
+    def stride(self) -> int:
+        """T and F must be multiples of this: every layer halves them."""
+        return 2 ** len(self.filters)
+
+
+class UNet(nn.Module):
+    """Encoder of strided 5x5 convolutions, decoder of transposed ones, raw encoder outputs as skips.
+
+    Dropout acts on the first three decoder layers. Spleeter also normalises and activates the output of the
+    last encoder layer, but hands the raw output on; what has no effect is left out here.
+    """
+
+    def __init__(self, channels: int, settings: UNetSettings) -> None:
+        super().__init__()
+        filters = settings.filters
+        self.encoder = nn.ModuleList(
+            _Down(before, after) for before, after in zip((channels, *filters), filters, strict=False)
+        )
+        self.encoder_norms = nn.ModuleList(_norm(after) for after in filters[:-1])
+        self.encoder_activation = _activation(settings.encoder_activation)
+        # Each decoder layer ends with as many channels as the encoder's raw output that is put in front of it.
+        outputs = (*reversed(filters[:-1]), 1)
+        inputs = (filters[-1], *(2 * n for n in outputs[:-1]))
+        self.decoder = nn.ModuleList(
+            _Up(before, after, settings.decoder_activation, settings.dropout if layer < 3 else 0.0)
+            for layer, (before, after) in enumerate(zip(inputs, outputs, strict=True))
+        )
+        self.last = nn.Conv2d(1, channels, kernel_size=4, dilation=2, padding=3)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He-uniform kernels and zero biases, as Keras draws them."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                # torch's fan_in of a transposed kernel (in, out, 5, 5) is out * 25: Keras's choice as well.
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, magnitudes: Tensor) -> Tensor:
+        """(B, C, T, F) -> (B, C, T, F); T and F are multiples of `UNetSettings.stride`."""
+        skips = [self.encoder[0](magnitudes)]
+        for norm, down in zip(self.encoder_norms, self.encoder[1:], strict=True):
+            skips.append(down(self.encoder_activation(norm(skips[-1]))))
+        x = skips.pop()
+        for up in self.decoder[:-1]:
+            x = torch.cat([skips.pop(), up(x)], dim=1)
+        return self.last(self.decoder[-1](x))
+
+
+class _Down(nn.Conv2d):
+    """Stride 2 with TensorFlow's `same` padding for even sizes: 1 before and 2 after."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, kernel_size=5, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.pad(x, (1, 2, 1, 2)))
+
+
+class _Up(nn.Module):
+    """The transpose of `_Down`, then activation, normalisation and dropout, in Spleeter's order."""
+
+    def __init__(self, before: int, after: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.convolution = nn.ConvTranspose2d(before, after, kernel_size=5, stride=2, padding=1)
+        self.activation = _activation(activation)
+        self.norm = _norm(after)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # padding=1 crops one row at both ends; `same` crops one before and two after.
+        x = self.convolution(x)[..., :-1, :-1]
+        return self.dropout(self.norm(self.activation(x)))
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    # Keras calls 1 - 0.01 the momentum.
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+def _activation(name: str) -> nn.Module:
+    return {"leaky_relu": nn.LeakyReLU(0.2), "relu": nn.ReLU(), "elu": nn.ELU()}[name]
+

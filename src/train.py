@@ -1,0 +1,1 @@
+"""Trains a separator: `python -m train`."""
