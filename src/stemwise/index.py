@@ -55,9 +55,7 @@ class Cell:
         """The cell as an index holds it; its path is relative to `root` where it lies below it."""
         path = self.path.relative_to(root) if self.path.is_relative_to(root) else self.path
         selectors = (("stream", self.stream), ("channel", self.channel))
-        return path.as_posix() + "".join(
-            f"#{which}={value}" for which, value in selectors if value is not None
-        )
+        return path.as_posix() + "".join(f"#{which}={value}" for which, value in selectors if value is not None)
 
 
 Signal = tuple[Cell, ...]
@@ -117,9 +115,7 @@ def read(path: Path, root: Path) -> Index:
     Raises `UserError` where nothing can be parsed at all: no such file or root, no header, no rows.
     """
     if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder. Set data.root to the folder that the paths in {path} start from."
-        )
+        raise UserError(f"{root}: no such folder. Set data.root to the folder that the paths in {path} start from.")
     header, *lines = _table(path)
     _check_header(path, header)
     # Numbered as a spreadsheet does: the header is row 1, blank rows count.
@@ -168,9 +164,7 @@ def _parse(path: Path, root: Path, header: list[str], rows: list[tuple[int, list
             continue
         cells = dict(zip(header, line, strict=True))
         paths = {name: text for name, text in cells.items() if name.endswith(SUFFIX)}
-        index.problems.extend(
-            f"row {number}: {name} is empty. Fill it in." for name, text in paths.items() if not text
-        )
+        index.problems.extend(f"row {number}: {name} is empty. Fill it in." for name, text in paths.items() if not text)
         files = {name.removesuffix(SUFFIX): Cell.parse(text, root) for name, text in paths.items() if text}
         first = seen.setdefault(tuple(files.values()), number)
         if files and first != number:
@@ -189,9 +183,7 @@ def _duration(text: str, row: int, problems: list[str]) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        problems.append(
-            f"row {row}: duration is {text!r}, not a number of seconds. Mend it, or leave it empty."
-        )
+        problems.append(f"row {row}: duration is {text!r}, not a number of seconds. Mend it, or leave it empty.")
         return None
     if not math.isfinite(seconds) or seconds <= 0:
         problems.append(f"row {row}: duration is {text}. Give seconds above zero, or leave it empty.")
@@ -220,14 +212,12 @@ def _name(track: Track) -> str:
 
 
 def write(index: Index, path: Path) -> None:
-    """Writes an index CSV that `read` reads back as the same tracks; paths are relative to the index's root."""
+    """Writes an index CSV that `read` reads back as the same tracks, its paths relative to the root."""
     columns, has_mixture = index.columns, index.has_mixture
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(
-            ["name", *([MIXTURE + SUFFIX] * has_mixture), *(stem + SUFFIX for stem in columns), "duration"]
-        )
+        table.writerow(["name", *([MIXTURE + SUFFIX] * has_mixture), *(stem + SUFFIX for stem in columns), "duration"])
         for track in index.tracks:
             cells = [track.mixture] if track.mixture and has_mixture else []
             cells += [track.stems[stem] for stem in columns]
@@ -268,21 +258,24 @@ def sources(
     return {stem: found[stem] for stem in stems}, problems
 
 
-def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] | str]) -> None:
+def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] | str]) -> Index:
     """Looks at every file that training `stems` needs and raises all the problems of the index at once.
+
+    Returns the index with each track's duration as it was measured, whatever the index says.
 
     Raises `UserError` for missing columns, files that are missing, unreadable or truncated, stems and
     mixtures whose lengths differ by more than 0.1 s, and whatever `read` had collected.
     """
     columns = index.columns
-    parts, problems = sources(columns, stems, sums)
-    problems += index.problems
+    parts, missing = sources(columns, stems, sums)
     needed = {column for cells in parts.values() for column in cells}.intersection(columns)
     tracks = [(index.where(track), _cells(track, needed)) for track in index.tracks]
     files = {(cell.path, cell.stream) for _, cells in tracks for cell in cells}
+    # Where no row could be parsed, it is the rows that are wrong and not the columns.
+    problems = [*(missing if tracks else []), *index.problems]
     if files and not any(path.exists() for path, _ in files):
-        where, first = next((where, cells[0]) for where, cells in tracks if cells)
         # One message in place of one per file: a wrong root is the one mistake behind all of them.
+        where, first = next((where, cells[0]) for where, cells in tracks if cells)
         problems.append(
             f"none of the {len(files)} files is there; {where}: {first.path}. "
             f"Set data.root to the folder that the paths start from (now {index.root})."
@@ -292,6 +285,7 @@ def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] |
     for where, cells in tracks:
         problems += _track_problems(where, index.root, cells, found)
     raise_all(problems, heading=index.source)
+    return replace(index, tracks=[_measured(track, needed, found) for track in index.tracks])
 
 
 def _cells(track: Track, needed: set[str]) -> list[Cell]:
@@ -315,9 +309,14 @@ def _probe(files: Sequence[File]) -> dict[File, audio.Info | str]:
         return dict(zip(files, found, strict=True))
 
 
-def _track_problems(
-    where: str, root: Path, cells: list[Cell], found: Mapping[File, audio.Info | str]
-) -> list[str]:
+def _measured(track: Track, needed: set[str], found: Mapping[File, audio.Info | str]) -> Track:
+    first = _cells(track, needed)[0]
+    info = found[first.path, first.stream]
+    assert not isinstance(info, str)  # it would have been among the problems
+    return replace(track, duration=info.seconds)
+
+
+def _track_problems(where: str, root: Path, cells: list[Cell], found: Mapping[File, audio.Info | str]) -> list[str]:
     problems = []
     lengths: dict[Cell, float] = {}
     for cell in cells:
@@ -326,8 +325,7 @@ def _track_problems(
             problems.append(f"{where}: {info}")
         elif cell.channel is not None and cell.channel >= info.channels:
             problems.append(
-                f"{where}: {cell.text(root)} names channel {cell.channel}, the file has {info.channels}. "
-                "Count from 0."
+                f"{where}: {cell.text(root)} names channel {cell.channel}, the file has {info.channels}. Count from 0."
             )
         else:
             lengths[cell] = info.seconds

@@ -54,8 +54,8 @@ class Separator(nn.Module):
         for name in ("frames", "bins"):
             if (value := getattr(spectrogram, name)) % unet.stride:
                 raise UserError(
-                    f"spectrogram.{name}={value} is not a multiple of {unet.stride}, which {len(unet.filters)} layers of "
-                    f"stride 2 need. Take {max(value // unet.stride, 1) * unet.stride}."
+                    f"spectrogram.{name}={value} is not a multiple of {unet.stride}, which "
+                    f"{len(unet.filters)} layers of stride 2 need. Take {max(value // unet.stride, 1) * unet.stride}."
                 )
         self.stems = tuple(stems)
         self.spectrogram = spectrogram
@@ -104,7 +104,7 @@ class Separator(nn.Module):
         step = settings.frames * settings.hop
         tail = torch.zeros(len(self.stems), settings.channels, settings.overlap, device=device)
         skip, remaining = settings.n_fft, 0
-        for window, samples in _windows(blocks, settings):
+        for window, samples in spectrogram.windows(blocks, settings):
             remaining += samples
             pieces = self._separate_window(window.to(device))
             pieces[..., : settings.overlap] += tail
@@ -126,30 +126,6 @@ class Separator(nn.Module):
         found = self.masks(functional.pad(magnitudes, (0, 0, 0, missing)).unsqueeze(0))[0]
         full = masks.extend(found[..., : spectrum.shape[-2], :], settings.full_bins, self.mask.extension)
         return spectrogram.overlap_add(full * spectrum, settings)
-
-
-def _windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[tuple[Tensor, int]]:
-    """Cuts a stream of blocks (C, n) into the waveforms of T frames each, and says how many new samples came in.
-
-    Neighbouring windows share `overlap` samples; the first starts with one frame of zeros, the last has as
-    many frames as `Spectrogram.frame_count` says.
-    """
-    step = settings.frames * settings.hop
-    buffer = torch.zeros(settings.channels, settings.n_fft)
-    samples = came = 0
-    for block in blocks:
-        buffer = torch.cat([buffer, block], dim=-1)
-        samples, came = samples + block.shape[-1], came + block.shape[-1]
-        while buffer.shape[-1] >= step + settings.overlap:
-            yield buffer[..., : step + settings.overlap], came
-            buffer, came = buffer[..., step:], 0
-    done = (settings.n_fft + samples - buffer.shape[-1]) // settings.hop
-    frames = settings.frame_count(samples) - done
-    while frames > 0:
-        length = min(frames, settings.frames) * settings.hop + settings.overlap
-        yield functional.pad(buffer, (0, max(length - buffer.shape[-1], 0)))[..., :length], came
-        buffer, came = buffer[..., step:], 0
-        frames -= settings.frames
 
 
 def save(model: Separator, path: Path, facts: Mapping[str, Any]) -> None:
@@ -176,6 +152,27 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def start_from(model: Separator, other: Separator) -> list[str]:
+    """Copies into `model` the weights of `other`'s stems of the same name, and returns those names.
+
+    Raises `UserError` if the networks differ or no stem is in both.
+    """
+    for name in ("unet", "output"):
+        ours, theirs = getattr(model, name), getattr(other, name)
+        if ours != theirs:
+            raise UserError(f"init_from: the model has {name}={theirs}, this run {ours}. Choose the same model.")
+    if model.spectrogram.channels != other.spectrogram.channels:
+        raise UserError(
+            f"init_from: the model has {other.spectrogram.channels} channels, this run {model.spectrogram.channels}."
+        )
+    shared = [stem for stem in model.stems if stem in other.stems]
+    if not shared:
+        raise UserError(f"init_from: the model's stems are {', '.join(other.stems)}, none of {', '.join(model.stems)}.")
+    for stem in shared:
+        model.unets[model.stems.index(stem)].load_state_dict(other.unets[other.stems.index(stem)].state_dict())
+    return shared
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> Separator:
@@ -207,7 +204,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(METADATA_KEY)
             if metadata is None:
-                raise UserError(f"{path}: a safetensors file, but not of stemwise. Give the model.safetensors of a run.")
+                raise UserError(
+                    f"{path}: a safetensors file, but not of stemwise. Give the model.safetensors of a run."
+                )
             return json.loads(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise UserError(f"{path}: not a model file ({error}). Give the model.safetensors of a run.") from None
@@ -222,7 +221,16 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
         }
     # What torch.load raises for a damaged or foreign file depends on where it notices.
-    except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, OSError, ValueError, _unpickling_error()) as error:
+    except (
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        OSError,
+        ValueError,
+        _unpickling_error(),
+    ) as error:
         raise UserError(f"{path}: not a checkpoint of stemwise ({str(error)[:120]}).") from None
 
 
@@ -246,7 +254,9 @@ def _build(path: Path, description: Any) -> Separator:
                 output=description["output"],
             )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: the model's description is damaged ({error!r}). Train or download it again.") from None
+        raise UserError(
+            f"{path}: the model's description is damaged ({error!r}). Train or download it again."
+        ) from None
 
 
 def _check_weights(path: Path, model: Separator, weights: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ other; there are ceil((N + n_fft) / hop) frames, the last ones padded with zeros
 Hann, at analysis and again at synthesis (spleeter.model.EstimatorSpecBuilder).
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,7 +42,7 @@ class Spectrogram:
         if self.n_fft % self.hop or self.n_fft // self.hop < 3:
             raise UserError(
                 f"spectrogram.hop={self.hop} does not divide n_fft={self.n_fft} into at least 3 parts, so the "
-                f"squared Hann windows do not add up to a constant. Take hop={max(self.n_fft // 4, 1)}."
+                f"squared Hann windows do not add up evenly. Take hop={max(self.n_fft // 4, 1)}."
             )
         if self.bins > self.full_bins:
             raise UserError(
@@ -99,6 +100,31 @@ def overlap_add(spectrum: Tensor, settings: Spectrogram) -> Tensor:
     for part in range(parts):
         out[..., part : part + count, :] += frames[..., part, :]
     return out.flatten(-2)
+
+
+def windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[tuple[Tensor, int]]:
+    """Cuts a waveform that comes in blocks (C, n) into pieces whose `spectra` are the `stft` of the whole.
+
+    Each piece (C, t * hop + overlap) holds t = T = `settings.frames` frames, the last one the frames that are
+    left; neighbours share `overlap` samples. With each comes the number of new samples that it took.
+    """
+    step = settings.frames * settings.hop
+    buffer = torch.zeros(settings.channels, settings.n_fft)
+    samples = came = 0
+    for block in blocks:
+        buffer = torch.cat([buffer, block], dim=-1)
+        samples, came = samples + block.shape[-1], came + block.shape[-1]
+        while buffer.shape[-1] >= step + settings.overlap:
+            yield buffer[..., : step + settings.overlap], came
+            buffer, came = buffer[..., step:], 0
+    done = (settings.n_fft + samples - buffer.shape[-1]) // settings.hop
+    left = settings.frame_count(samples) - done
+    while left > 0:
+        length = min(left, settings.frames) * settings.hop + settings.overlap
+        missing = max(length - buffer.shape[-1], 0)
+        yield torch.nn.functional.pad(buffer, (0, missing))[..., :length], came
+        buffer, came = buffer[..., step:], 0
+        left -= settings.frames
 
 
 @lru_cache(maxsize=8)

@@ -57,7 +57,7 @@ class UNet(nn.Module):
         )
         self.encoder_norms = nn.ModuleList(_norm(after) for after in filters[:-1])
         self.encoder_activation = _activation(settings.encoder_activation)
-        # Each decoder layer ends with as many channels as the encoder's raw output that is put in front of it.
+        # A decoder layer ends with as many channels as the encoder's output that is put in front of it.
         outputs = (*reversed(filters[:-1]), 1)
         inputs = (filters[-1], *(2 * n for n in outputs[:-1]))
         self.decoder = nn.ModuleList(
@@ -120,4 +120,3 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 def _activation(name: str) -> nn.Module:
     return {"leaky_relu": nn.LeakyReLU(0.2), "relu": nn.ReLU(), "elu": nn.ELU()}[name]
-

@@ -1,0 +1,194 @@
+"""Files to waveforms and back, at the sample rate and the number of channels that a model wants.
+
+Waveforms are float32 tensors (C, N), full scale at ±1. `start` and `frames` count samples at the rate asked
+for. A read from `start` equals the same slice of the whole, and blocks put together equal the whole. Whatever
+is wrong with a file raises `UserError`.
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from torch import Tensor
+
+from stemwise import decoding, resampling
+from stemwise.errors import UserError
+
+CODECS = ("wav", "flac")
+_SUBTYPES = {"wav": ("PCM_16", "PCM_24", "PCM_32", "FLOAT"), "flac": ("PCM_16", "PCM_24")}
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is in a file: samples per channel at its own rate, that rate in Hz, channels."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def probe(path: Path, stream: int | None = None) -> Info:
+    """Length, rate and channels of a file, or of its audio stream number `stream` (from 0; None: the first).
+
+    The length is what `read` gives, whatever the header says. It is found without decoding the whole
+    file, except in containers without a sample-exact clock (Matroska, ASF, raw AAC and the like).
+
+    Raises `UserError` for a file that is missing, a folder, unreadable, damaged, cut off, empty, or without
+    audio or such a stream. An MP3 that was cut off is merely shorter: nothing in it says how long it was.
+    """
+    source = decoding.source(path, stream)
+    frames = source.length()
+    if not frames:
+        raise UserError(f"{path}: empty, 0 samples. Export it again, or remove it.")
+    return Info(frames, source.sample_rate, source.channels)
+
+
+def length(info: Info, sample_rate: int) -> int:
+    """Samples that `read` gives for the file at `sample_rate`: ceil(frames · new / old)."""
+    return -(-info.frames * sample_rate // info.sample_rate)
+
+
+def stream(
+    path: Path,
+    *,
+    sample_rate: int,
+    channels: int,
+    stream: int | None = None,
+    channel: int | None = None,
+    start: int = 0,
+    frames: int | None = None,
+    block: int = 1 << 19,
+) -> Iterator[Tensor]:
+    """Yields a file in blocks (channels, block), the last one shorter; memory does not grow with the file.
+
+    `stream` is the audio stream of the file, `channel` picks one of its channels, both from 0. For a stereo
+    model mono is doubled and of more than two channels the first two are kept, as Spleeter does; for a mono
+    model the first two are averaged. Reading past the end yields what is there.
+
+    Raises `UserError`, when the block is reached, for all that `probe` finds and for NaN or infinite samples.
+    """
+    if start < 0 or block < 1 or (frames is not None and frames < 0):
+        raise ValueError(f"expected start, frames >= 0 and block > 0, got {start}, {frames}, {block}")
+    if frames == 0:
+        return
+    source = decoding.source(path, stream)
+    if source.sample_rate == sample_rate:
+        pieces = _mix(source.blocks(start), path, channel, channels)
+        yield from _blocks(pieces, frames, block)
+        return
+    # Reading begins on the grid of resampling's phases, with as much before `start` as its filter sees.
+    first, skip = resampling.position(start, source.sample_rate, sample_rate)
+    pieces = _mix(source.blocks(first), path, channel, channels)
+    yield from _blocks(_skip(resampling.resample(pieces, source.sample_rate, sample_rate), skip), frames, block)
+
+
+def read(
+    path: Path,
+    *,
+    sample_rate: int,
+    channels: int,
+    stream: int | None = None,
+    channel: int | None = None,
+    start: int = 0,
+    frames: int | None = None,
+) -> Tensor:
+    """The same as `stream` in one tensor (channels, N); N is less than `frames` where the file ends first."""
+    blocks = _stream(
+        path,
+        sample_rate=sample_rate,
+        channels=channels,
+        stream=stream,
+        channel=channel,
+        start=start,
+        frames=frames,
+    )
+    return torch.cat([torch.zeros(channels, 0), *blocks], 1)
+
+
+_stream = stream  # `read` has an argument of that name
+
+
+def _mix(blocks: Iterator[Tensor], path: Path, channel: int | None, channels: int) -> Iterator[Tensor]:
+    for block in blocks:
+        there = len(block)
+        if channel is not None and channel >= there:
+            names = "1 channel" if there == 1 else f"{there} channels"
+            raise UserError(f"{path}: has {names}, number {channel} was asked for. Count from 0.")
+        if channel is not None:
+            block = block[channel : channel + 1]
+        if channels == 1 and len(block) > 1:
+            yield block[:2].mean(0, keepdim=True)
+        elif len(block) == 1:
+            yield block.expand(channels, -1)
+        elif len(block) < channels:
+            raise UserError(
+                f"{path}: has {there} channels, {channels} are needed. Export it with that many, or as mono."
+            )
+        else:
+            yield block[:channels]
+
+
+def _skip(blocks: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    for block in blocks:
+        yield block[:, count:]
+        count = max(0, count - block.shape[1])
+
+
+def _blocks(pieces: Iterator[Tensor], frames: int | None, size: int) -> Iterator[Tensor]:
+    """The first `frames` samples of `pieces`, cut into blocks of `size`."""
+    held: list[Tensor] = []
+    count = 0
+    left = sys.maxsize if frames is None else frames
+    for piece in pieces:
+        held.append(piece[:, :left])
+        left -= held[-1].shape[1]
+        count += held[-1].shape[1]
+        if count >= size:
+            parts = torch.cat(held, 1).split(size, 1)
+            whole = count // size
+            yield from (part.contiguous() for part in parts[:whole])
+            held, count = list(parts[whole:]), count % size
+        if not left:
+            break
+    if count:
+        yield torch.cat(held, 1)
+
+
+def write(path: Path, waveform: Tensor, sample_rate: int, *, codec: str = "wav", subtype: str = "PCM_16") -> None:
+    """Writes a waveform (C, N); the file appears complete or not at all, and its folders are made.
+
+    `codec` is one of `CODECS`; `subtype` is PCM_16, PCM_24 or, in WAV, PCM_32 or FLOAT. In PCM, samples past
+    full scale are clamped to it; FLOAT keeps them.
+
+    Raises `UserError` for another codec or subtype, a target that cannot be written, and a full disk.
+    """
+    if codec not in CODECS:
+        raise UserError(f"{path}: codec {codec!r} cannot be written. Choose one of {', '.join(CODECS)}.")
+    if subtype not in _SUBTYPES[codec]:
+        raise UserError(f"{path}: {codec} has no {subtype}. Choose one of {', '.join(_SUBTYPES[codec])}.")
+    temporary = path.parent / f".{secrets.token_hex(6)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _save(temporary, waveform.detach().to("cpu", torch.float32), sample_rate, codec, subtype)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be written ({reason}). Choose another folder, or make room.") from None
+
+
+def _save(path: Path, waveform: Tensor, sample_rate: int, codec: str, subtype: str) -> None:
+    with soundfile.SoundFile(path, "w", sample_rate, len(waveform), subtype, format=codec.upper()) as file:
+        for part in waveform.split(1 << 18, 1):
+            file.write(part.T.numpy())

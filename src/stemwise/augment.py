@@ -1,0 +1,139 @@
+"""Random changes to one training example, each a small module with its own parameters.
+
+Two places, by what a module needs. With the stems' complex spectra at hand, the mixture is their sum, and
+each stem can be changed by itself: `Remix`, `Gain`, `ChannelSwap`, `Polarity`. On magnitudes, where the
+mixture cannot be made anew, mixture and stems are changed alike: `TimeStretch`, `PitchShift`.
+
+A module takes an example and a NumPy generator and returns an example of the same shape.
+Axes: R rows (the stems, and what else is in the mixture), C channel, T frame, F bin.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stemwise.errors import UserError
+
+
+def _check_probability(owner: object, probability: float) -> None:
+    if not 0 <= probability <= 1:
+        raise UserError(f"augment: {type(owner).__name__} has probability={probability}, which is not in [0, 1].")
+
+
+@dataclass(frozen=True)
+class Remix:
+    """With `probability`, every row comes from a song of its own: songs that nobody has played together."""
+
+    needs_phase: ClassVar[bool] = True
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_probability(self, self.probability)
+
+    def songs(self, song: int, count: int, rows: int, random: np.random.Generator) -> list[int]:
+        """Which of `count` songs each row is taken from; `song` for all of them if it stays as recorded."""
+        if random.random() >= self.probability:
+            return [song] * rows
+        return [song, *random.integers(count, size=rows - 1).tolist()]
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        """Does nothing: the rows were chosen by `songs` before they were read."""
+        return example
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Each row louder or softer by up to `decibels`, evenly drawn in decibels."""
+
+    needs_phase: ClassVar[bool] = True
+    decibels: float = 6.0
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        decibels = random.uniform(-self.decibels, self.decibels, size=len(example))
+        gains = torch.from_numpy(10 ** (decibels / 20)).to(example.real.dtype)
+        return example * gains[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class ChannelSwap:
+    """With `probability`, left and right of a row change places. Mono examples stay."""
+
+    needs_phase: ClassVar[bool] = True
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_probability(self, self.probability)
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        swapped = torch.from_numpy(random.random(len(example)) < self.probability)
+        return torch.where(swapped[:, None, None, None], example.flip(1), example)
+
+
+@dataclass(frozen=True)
+class Polarity:
+    """With `probability`, a row is turned upside down. It changes how the rows add up, not the rows."""
+
+    needs_phase: ClassVar[bool] = True
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_probability(self, self.probability)
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        flipped = torch.from_numpy(random.random(len(example)) < self.probability)
+        return torch.where(flipped[:, None, None, None], -example, example)
+
+
+@dataclass(frozen=True)
+class TimeStretch:
+    """Magnitudes stretched along time by a factor, then cut or padded evenly at both ends to T frames.
+
+    As spleeter.audio.spectrogram, whose default range is 0.9 to 1.1.
+    """
+
+    needs_phase: ClassVar[bool] = False
+    low: float = 0.9
+    high: float = 1.1
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.low <= self.high <= 10:
+            raise UserError(f"augment: TimeStretch from {self.low} to {self.high} is not a range within 0.1 to 10.")
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        frames, bins = example.shape[-2:]
+        stretched = _resize(example, round(frames * random.uniform(self.low, self.high)), bins)
+        missing = frames - stretched.shape[-2]
+        before = missing // 2 if missing > 0 else -(-missing // 2)
+        return functional.pad(stretched, (0, 0, before, missing - before))
+
+
+@dataclass(frozen=True)
+class PitchShift:
+    """Magnitudes stretched along frequency by up to `semitones` either way; what passes F is cut off.
+
+    As spleeter.audio.spectrogram, whose default is one semitone.
+    """
+
+    needs_phase: ClassVar[bool] = False
+    semitones: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.semitones <= 24:
+            raise UserError(f"augment: PitchShift of {self.semitones} semitones is not in [0, 24].")
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        frames, bins = example.shape[-2:]
+        factor = 2 ** (random.uniform(-self.semitones, self.semitones) / 12)
+        shifted = _resize(example, frames, round(bins * factor))[..., :bins]
+        return functional.pad(shifted, (0, bins - shifted.shape[-1]))
+
+
+Augmentation = Remix | Gain | ChannelSwap | Polarity | TimeStretch | PitchShift
+
+
+def _resize(example: Tensor, frames: int, bins: int) -> Tensor:
+    return functional.interpolate(example, size=(frames, bins), mode="bilinear", antialias=True)

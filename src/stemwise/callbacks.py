@@ -1,0 +1,138 @@
+"""What happens beside the steps of a training: the run folder's files, averaged weights, lines of progress."""
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+
+import stemwise
+from stemwise import separator
+from stemwise.data import StemData
+from stemwise.training import SeparatorTraining
+
+log = logging.getLogger(__name__)
+
+MODEL_FILE = "model.safetensors"
+LAST = "checkpoints/last.ckpt"
+SCORE = "sdr/mean"
+
+
+class RunFolder(Callback):
+    """Keeps a run's folder current: the indexes that it uses, the best model, a last checkpoint.
+
+    `model.safetensors` is the model with the best `sdr/mean` of a validation so far. It stands before the
+    averaging of weights in the list of callbacks, so that it sees the averaged weights that were validated.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best = -math.inf
+        self.validated_at = -1
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            assert isinstance(trainer.datamodule, StemData)  # type: ignore[attr-defined]
+            trainer.datamodule.write_indexes(self.folder / "index")  # type: ignore[attr-defined]
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, SeparatorTraining)
+        self.validated_at = trainer.global_step
+        scores = {
+            name.removeprefix("sdr/"): round(float(value), 4)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("sdr/")
+        }
+        score = scores["mean"]
+        if not score > self.best and (self.folder / MODEL_FILE).exists():
+            return
+        self.best = max(score, self.best)
+        if trainer.is_global_zero:
+            facts = {"step": trainer.global_step, "sdr": scores, "stemwise": stemwise.__version__}
+            separator.save(pl_module.separator, self.folder / MODEL_FILE, facts)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+class EMA(EMAWeightAveraging):
+    """Lightning's exponential moving average, whose weights stay in place until the validation is over.
+
+    Lightning's own swaps them back before the callbacks that write the validated model get their turn.
+    """
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        pass
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+class Lines(Callback):
+    """A line of progress every `seconds`, for logs and pipes, where a bar that redraws itself is noise."""
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        self.seconds = seconds
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.first_step, self.start = trainer.global_step, time.monotonic()
+        self.next_line = self.start + 2
+        self._say(trainer, "starts")
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        now = time.monotonic()
+        if now < self.next_line:
+            return
+        self.next_line = now + self.seconds
+        rate = (trainer.global_step - self.first_step) / (now - self.start)
+        left = f", {_minutes(self._left(trainer, rate, now))} left" if rate else ""
+        self._say(trainer, f"loss {float(trainer.callback_metrics['train/loss']):.4f}, {rate:.2f} steps/s{left}")
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._say(trainer, "validation")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        scores = ", ".join(
+            f"{name.removeprefix('sdr/')} {float(value):.2f}"
+            for name, value in metrics.items()
+            if name.startswith("sdr/")
+        )
+        self._say(trainer, f"validation loss {float(metrics['val/loss']):.4f}, SDR in dB: {scores}")
+
+    def _left(self, trainer: lightning.Trainer, rate: float, now: float) -> float:
+        seconds = (trainer.max_steps - trainer.global_step) / rate if trainer.max_steps > 0 else math.inf
+        limit = next((c._duration for c in trainer.callbacks if hasattr(c, "_duration")), None)  # type: ignore[attr-defined]
+        return min(seconds, self.start + limit - now) if limit else seconds
+
+    @staticmethod
+    def _say(trainer: lightning.Trainer, text: str) -> None:
+        if trainer.is_global_zero:
+            log.info(
+                "step %d of %s: %s",
+                trainer.global_step,
+                trainer.max_steps if trainer.max_steps > 0 else "∞",
+                text,
+            )
+
+
+def _minutes(seconds: float) -> str:
+    if math.isinf(seconds):
+        return "∞"
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"

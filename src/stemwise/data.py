@@ -1,0 +1,226 @@
+"""The LightningDataModule: indexes are read and checked, spectrograms cached, examples served in batches."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from stemwise import examples, index, storage
+from stemwise.augment import Augmentation
+from stemwise.cache import Cache, Direct, Source
+from stemwise.errors import UserError, raise_all
+from stemwise.examples import Song
+from stemwise.index import Index, Signal
+from stemwise.spectrogram import Spectrogram
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
+ON_ERROR = ("raise", "skip")
+
+Find = Callable[[Path | None], Mapping[str, Index]]
+
+
+class StemData(lightning.LightningDataModule):
+    """Songs with stems, from index CSVs or from a data set's own layout.
+
+    `train`, `valid` and `test` are index CSVs with paths relative to `root`; splits that are not given come
+    from `dataset`, a function of the root (`stemwise.datasets`). `sums` is explained at `index.sources`.
+    `cache` is the folder of the spectrogram cache, or None to compute every crop anew; `storage` names what
+    it holds (`storage.by_name`). An epoch shows each song `examples_per_song` times.
+    `on_error="skip"` leaves out, counted and named, the songs that cannot be decoded; `raise` stops.
+    """
+
+    def __init__(
+        self,
+        stems: Sequence[str],
+        spectrogram: Spectrogram,
+        root: str | Path | None = None,
+        dataset: Find | None = None,
+        train: str | Path | None = None,
+        valid: str | Path | None = None,
+        test: str | Path | None = None,
+        sums: Mapping[str, Sequence[str] | str] | None = None,
+        cache: str | Path | None = None,
+        storage: str = "half",
+        augment: Mapping[str, Augmentation] | None = None,
+        batch_size: int = 4,
+        examples_per_song: int = 1,
+        num_workers: int | None = None,
+        on_error: str = "raise",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.stems, self.spectrogram = tuple(stems), spectrogram
+        self.root, self.dataset = None if root is None else Path(root), dataset
+        self.csvs = {"train": train, "valid": valid, "test": test}
+        self.sums = dict(sums or {})
+        self.cache, self.storage = cache, storage
+        self.augmentations = list((augment or {}).values())
+        self.batch_size, self.examples_per_song = batch_size, examples_per_song
+        cores = len(os.sched_getaffinity(0))
+        self.num_workers = min(cores, 8) if num_workers is None else num_workers
+        self.on_error, self.seed = on_error, seed
+        self._found: Mapping[str, Index] | None = None
+        self._indexes: dict[str, Index] = {}
+        self._songs: dict[str, list[Song]] = {}
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        for name in ("batch_size", "examples_per_song"):
+            if (value := getattr(self, name)) < 1:
+                raise UserError(f"data.{name}={value} is not above zero.")
+        if self.on_error not in ON_ERROR:
+            raise UserError(f"data.on_error={self.on_error!r} is not one of {', '.join(ON_ERROR)}.")
+        needing = [type(a).__name__ for a in self.augmentations if a.needs_phase]
+        if needing and not storage.by_name(self.storage).has_phase:
+            raise UserError(
+                f"augment: {', '.join(needing)} changes stems one by one, which needs their phases; "
+                f"data.storage={self.storage} has none. Set data.storage=complex."
+            )
+
+    # Indexes
+
+    def checked_index(self, split: str) -> Index:
+        """The index of a split, checked: every file is there and fits the others."""
+        if split not in self._indexes:
+            self._indexes[split] = index.check(self._find(split), self.stems, self.sums)
+        return self._indexes[split]
+
+    def _find(self, split: str) -> Index:
+        csv = self.csvs[split]
+        if csv is not None:
+            csv = Path(csv)
+            return index.read(csv, self.root or csv.parent)
+        if self.dataset is None:
+            raise UserError(f"data.{split}: no index CSV is given. Set data.{split}=PATH.csv.")
+        if self._found is None:
+            self._found = self.dataset(self.root)
+        found = self._found[split]
+        if not found.tracks:
+            raise UserError(f"{found.source}: the split {split!r} is empty. Add songs, or set data.{split} to a CSV.")
+        return found
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stems together are the whole mixture, as far as the index tells."""
+        columns = self.checked_index("train").columns
+        parts, _ = index.sources(columns, self.stems, self.sums)
+        claimed = {column for stem in parts.values() for column in stem}
+        return claimed >= set(columns) and not (len(self.stems) == 1 and self.checked_index("train").has_mixture)
+
+    def songs(self, split: str) -> list[Song]:
+        """The songs of a split, without those that `on_error="skip"` left out."""
+        if split not in self._songs:
+            self._songs[split] = examples.songs(self.checked_index(split), self.stems, self.sums)
+        return self._songs[split]
+
+    def write_indexes(self, folder: Path) -> None:
+        """Writes the index CSVs that this run uses."""
+        for split, used in self._indexes.items():
+            index.write(used, folder / f"{split}.csv")
+
+    # Lightning's hooks
+
+    def prepare_data(self) -> None:
+        """Builds what is missing in the cache. Runs once per machine."""
+        for split in ("train", "valid"):
+            self.songs(split)
+        source = self.source
+        if isinstance(source, Cache):
+            self._build(source)
+        self._say_short()
+
+    def setup(self, stage: str) -> None:
+        if isinstance(self.source, Cache):
+            self._leave_out_missing(self.source)
+
+    @property
+    def source(self) -> Source:
+        """Where crops come from."""
+        kind = storage.by_name(self.storage)
+        if self.cache is None:
+            return Direct(self.spectrogram, kind.has_phase)
+        return Cache(Path(self.cache), self.spectrogram, kind)
+
+    def _needed(self, song: Song, split: str) -> tuple[Signal, ...]:
+        """The spectrograms of a song that training reads; a mixture that is summed anew is not among them."""
+        summed = split == "train" and storage.by_name(self.storage).has_phase and self.complete
+        return song.stems if summed else (song.mixture, *song.stems)
+
+    def _build(self, cache: Cache) -> None:
+        songs = [(split, song) for split in ("train", "valid") for song in self.songs(split)]
+        lengths = {signal: song.seconds for split, song in songs for signal in self._needed(song, split)}
+        failed = cache.build(lengths)
+        broken = [
+            f"{split}: {song.name}: {failed[signal]}"
+            for split, song in songs
+            for signal in self._needed(song, split)
+            if signal in failed
+        ]
+        if self.on_error == "raise":
+            raise_all(broken, heading="Songs that cannot be decoded (data.on_error=skip leaves them out)")
+
+    def _leave_out_missing(self, cache: Cache) -> None:
+        """What is not in the cache by now could not be decoded."""
+        for split in ("train", "valid"):
+            there: list[Song] = []
+            gone: list[Song] = []
+            for song in self.songs(split):
+                found = all(cache.path(signal).exists() for signal in self._needed(song, split))
+                (there if found else gone).append(song)
+            if gone:
+                names = ", ".join(song.name for song in gone)
+                log.warning("%s: %d of %d songs left out, broken: %s", split, len(gone), len(gone) + len(there), names)
+            if not there:
+                raise UserError(f"data.{split}: no song is left that can be decoded. See the warnings above.")
+            self._songs[split] = there
+
+    def _say_short(self) -> None:
+        settings = self.spectrogram
+        length = settings.frames * settings.hop / settings.sample_rate
+        short = [s.name for split in ("train", "valid") for s in self.songs(split) if s.seconds < length]
+        if short:
+            names = ", ".join(short[:3]) + (", …" if len(short) > 3 else "")
+            log.warning(
+                "%d songs are shorter than an example (%.2f s) and padded with silence: %s",
+                len(short),
+                length,
+                names,
+            )
+
+    # Loaders
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        songs, (rank, ranks) = self.songs("train"), self._ranks()
+        crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed)
+        order = examples.Order(
+            len(songs), self.examples_per_song, self.batch_size * ranks, self.seed, rank=rank, ranks=ranks
+        )
+        return self._loader(crops, order, self.batch_size, persistent_workers=self.num_workers > 0)
+
+    def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+        """Fixed crops for the loss, and whole songs for the SDR."""
+        songs, (rank, ranks) = self.songs("valid"), self._ranks()
+        share = examples.EveryNth(len(songs), rank, ranks)
+        crops = self._loader(examples.FixedCrops(songs, self.source), share, self.batch_size)
+        return [crops, self._loader(examples.WholeSongs(songs, self.spectrogram), share, None)]
+
+    def _loader(self, dataset: Any, sampler: Any, batch_size: int | None, **options: Any) -> DataLoader[dict[str, Any]]:
+        workers = min(self.num_workers, max(len(sampler) // (batch_size or 1), 1))
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers if self.num_workers else 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,0 +1,189 @@
+"""What a model is shown: random crops to learn from, fixed crops and whole songs to be judged by.
+
+Every random draw comes from a generator keyed by (seed, epoch, position in the epoch): an example is the same
+whichever worker or rank makes it, and in whatever order.
+Axes: R rows of a stacked example, S stem, C channel, T frame, F bin, N sample.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from stemwise import augment, index, signals
+from stemwise.augment import Augmentation
+from stemwise.cache import Source
+from stemwise.index import Index, Signal
+from stemwise.spectrogram import Spectrogram
+
+
+@dataclass(frozen=True)
+class Song:
+    """The waveforms of one track that training or evaluation needs."""
+
+    name: str
+    mixture: Signal
+    stems: tuple[Signal, ...]
+    seconds: float
+
+
+def songs(split: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] | str]) -> list[Song]:
+    """The tracks of a checked index as songs of these stems."""
+    parts, _ = index.sources(split.columns, stems, sums)
+    return [
+        Song(
+            track.name,
+            track.mixture_signal,
+            tuple(track.signal(columns) for columns in parts.values()),
+            track.duration or 0.0,
+        )
+        for track in split.tracks
+    ]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Position `position` of epoch `epoch`, which shows song number `song`."""
+
+    epoch: int
+    position: int
+    song: int
+
+
+class Order(Sampler[Place]):
+    """The order of an epoch: every song `per_song` times, each round in an order of its own.
+
+    The epoch is filled up to whole batches over all ranks with songs of a further round; rank r of W takes
+    every W-th place, so that the examples of a step are the same for any number of ranks. `set_epoch` is
+    Lightning's hook.
+    """
+
+    def __init__(self, count: int, per_song: int, multiple: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        self.count, self.seed, self.rank, self.ranks = count, seed, rank, ranks
+        self.total = -(-count * per_song // multiple) * multiple
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.total // self.ranks
+
+    def __iter__(self) -> Iterator[Place]:
+        rounds = -(-self.total // self.count)
+        order = np.concatenate([self._round(number) for number in range(rounds)])
+        for position in range(self.rank, self.total, self.ranks):
+            yield Place(self.epoch, position, int(order[position]))
+
+    def _round(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, self.epoch, number]).permutation(self.count)
+
+
+class RandomCrops(Dataset[dict[str, Any]]):
+    """Examples to learn from: T frames from anywhere in a song, changed at random.
+
+    An item is the mixture's magnitudes (C, T, F) and the stems' (S, C, T, F). If the source has phases, the
+    rows (the stems and, unless the stems are all there is, the rest of the mixture) can be changed one by
+    one, and the mixture is their sum; else mixture and stems are used as recorded.
+    """
+
+    def __init__(
+        self,
+        songs: Sequence[Song],
+        source: Source,
+        augmentations: Sequence[Augmentation],
+        complete: bool,
+        seed: int,
+    ) -> None:
+        self.songs, self.source, self.complete, self.seed = songs, source, complete, seed
+        self.frames = source.settings.frames
+        self.remix = next((a for a in augmentations if isinstance(a, augment.Remix)), None)
+        self.on_rows = [a for a in augmentations if a.needs_phase]
+        self.on_magnitudes = [a for a in augmentations if not a.needs_phase]
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        # The number 1 keeps these draws apart from those of the order, which has the same seed.
+        random = np.random.default_rng([self.seed, place.epoch, place.position, 1])
+        example = self._mixed(place.song, random) if self.source.has_phase else self._recorded(place.song, random)
+        for change in self.on_magnitudes:
+            example = change(example, random)
+        return {"mixture": example[0], "stems": example[1:], "name": self.songs[place.song].name}
+
+    def _recorded(self, number: int, random: np.random.Generator) -> Tensor:
+        """Magnitudes (1 + S, C, T, F): the mixture and its stems."""
+        song = self.songs[number]
+        start = _random_start(song, self.source, self.frames, random)
+        return crop(song, self.source, start, self.frames)
+
+    def _mixed(self, number: int, random: np.random.Generator) -> Tensor:
+        """The same from spectra that were changed row by row and added up."""
+        rows = len(self.songs[number].stems) + (not self.complete)
+        chosen = self.remix.songs(number, len(self.songs), rows, random) if self.remix else [number] * rows
+        starts = {song: _random_start(self.songs[song], self.source, self.frames, random) for song in sorted({*chosen})}
+        spectra = torch.stack([self._row(row, song, starts[song]) for row, song in enumerate(chosen)])
+        for change in self.on_rows:
+            spectra = change(spectra, random)
+        mixture = spectra.sum(dim=0, keepdim=True)
+        return torch.cat([mixture, spectra[: len(self.songs[number].stems)]]).abs()
+
+    def _row(self, row: int, number: int, start: int) -> Tensor:
+        """Spectra (C, T, F) of a stem, or of what is in the mixture besides the stems."""
+        song = self.songs[number]
+        if row < len(song.stems):
+            return self.source.crop(song.stems[row], start, self.frames)
+        rest = self.source.crop(song.mixture, start, self.frames)
+        for stem in song.stems:
+            rest = rest - self.source.crop(stem, start, self.frames)
+        return rest
+
+
+class FixedCrops(Dataset[dict[str, Any]]):
+    """The middle T frames of each song as recorded, for the validation loss; items as `RandomCrops` has them."""
+
+    def __init__(self, songs: Sequence[Song], source: Source) -> None:
+        self.songs, self.source, self.frames = songs, source, source.settings.frames
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        song = self.songs[number]
+        start = max(self.source.frame_count(song.mixture) - self.frames, 0) // 2
+        example = crop(song, self.source, start, self.frames).abs()
+        return {"mixture": example[0], "stems": example[1:], "name": song.name}
+
+
+class WholeSongs(Dataset[dict[str, Any]]):
+    """Waveforms of whole songs: the mixture (C, N) and its stems (S, C, N)."""
+
+    def __init__(self, songs: Sequence[Song], settings: Spectrogram) -> None:
+        self.songs, self.settings = songs, settings
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        song = self.songs[number]
+        waveforms = signals.stack([song.mixture, *song.stems], self.settings)
+        return {"mixture": waveforms[0], "stems": waveforms[1:], "name": song.name}
+
+
+class EveryNth(Sampler[int]):
+    """Items `rank`, `rank + ranks`, …: each rank's share of a validation set, none of it twice."""
+
+    def __init__(self, count: int, rank: int = 0, ranks: int = 1) -> None:
+        self.places = range(rank, count, ranks)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.places)
+
+
+def crop(song: Song, source: Source, start: int, frames: int) -> Tensor:
+    """Mixture and stems (1 + S, C, T, F) from frame `start` on."""
+    return torch.stack([source.crop(signal, start, frames) for signal in (song.mixture, *song.stems)])
+
+
+def _random_start(song: Song, source: Source, frames: int, random: np.random.Generator) -> int:
+    """A first frame such that the crop lies within the song, every such frame equally likely."""
+    return int(random.integers(max(source.frame_count(song.stems[0]) - frames, 0) + 1))

@@ -1,0 +1,106 @@
+"""What the Hydra commands share: where `conf/` lies, and how a user's mistake ends a command.
+
+Exit code 0: done. 1: our mistake, with a traceback. 2: the user's, in a message that says what to do.
+"""
+
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import stemwise
+from stemwise.errors import UserError
+
+_PACKAGE = Path(stemwise.__file__).parent
+# Inside the wheel, or beside src/ in a checkout.
+CONF = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
+
+
+def offer_trainer_arguments() -> None:
+    """Makes every argument of Lightning's Trainer a key below `trainer`, with Lightning's default.
+
+    Without this, Hydra would refuse `trainer.accumulate_grad_batches=2` as an unknown key.
+    """
+    import lightning
+
+    arguments = inspect.signature(lightning.Trainer.__init__).parameters
+    defaults = {name: a.default for name, a in arguments.items() if a.default is not inspect.Parameter.empty}
+    node = {"_target_": "lightning.Trainer", **defaults}
+    # The command has places of its own for these.
+    for name in ("logger", "callbacks", "default_root_dir"):
+        del node[name]
+    ConfigStore.instance().store(group="trainer", name="lightning", node=node)
+
+
+class _Started:
+    """Whether Hydra has come as far as our own code."""
+
+    done = False
+
+
+def task(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Wraps the body of a Hydra command: a mistake of the user becomes one message and exit code 2."""
+
+    @functools.wraps(function)
+    def wrapped(cfg: DictConfig) -> None:
+        _Started.done = True
+        try:
+            function(cfg)
+        except Exception as error:
+            message = _users_mistake(error)
+            if message is None:
+                raise
+            print(f"error: {message}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapped
+
+
+def _users_mistake(error: BaseException) -> str | None:
+    """The message if the user can mend it, None if it is a fault of ours."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError | MisconfigurationException):
+            return str(cause)
+        cause = cause.__cause__
+    if isinstance(error, InstantiationException | OmegaConfBaseException | HydraException):
+        return f"config: {error}"
+    return None
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Runs a function decorated by `hydra.main` and returns the exit code.
+
+    A config that Hydra cannot compose (an unknown key, a wrong option) is the user's mistake too: Hydra
+    prints it and exits with 1 before our code starts.
+    """
+    _Started.done = False
+    try:
+        command()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        return 2 if code == 1 and not _Started.done else code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain lists and dictionaries, all references resolved."""
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to our own lines."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "httpx", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
