@@ -47,9 +47,7 @@ def whole(path: Path, **changes: int) -> torch.Tensor:
 
 
 def tone(hertz: float, rate: int, seconds: float) -> torch.Tensor:
-    return 0.5 * torch.sin(
-        2 * math.pi * hertz * torch.arange(int(rate * seconds), dtype=torch.float64) / rate
-    )
+    return 0.5 * torch.sin(2 * math.pi * hertz * torch.arange(int(rate * seconds), dtype=torch.float64) / rate)
 
 
 @pytest.fixture(scope="session")
@@ -98,9 +96,7 @@ def test_stem_mp4_equals_one_uninterrupted_decode_of_ffmpeg(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["song.wav", *FORMATS])
-def test_a_read_from_start_is_the_slice_of_the_whole(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_from_start_is_the_slice_of_the_whole(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "SEGMENT", 2)
     path = folder / name
     info = audio.probe(path)
@@ -262,9 +258,7 @@ def test_no_such_file_folder_or_audio(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{tmp_path / name}: ")
 
 
-@pytest.mark.parametrize(
-    ("name", "streams"), [("song.wav", "1 audio stream"), ("two.mp4", "2 audio streams")]
-)
+@pytest.mark.parametrize(("name", "streams"), [("song.wav", "1 audio stream"), ("two.mp4", "2 audio streams")])
 def test_a_stream_that_does_not_exist(name: str, streams: str, folder: Path) -> None:
     ffmpeg("-i", folder / "song.m4a", "-map", "0:a", "-map", "0:a", "-c", "copy", folder / "two.mp4")
     assert audio.probe(folder / name, 0).channels == 2
@@ -273,9 +267,7 @@ def test_a_stream_that_does_not_exist(name: str, streams: str, folder: Path) -> 
 
 
 @pytest.mark.parametrize("share", [0.4, 0.97])
-@pytest.mark.parametrize(
-    "name", ["song.wav", "song.flac", "song.ogg", "song.opus", "song.m4a", "late.m4a", "rf64.wav"]
-)
+@pytest.mark.parametrize("name", ["song.wav", "song.flac", "song.ogg", "song.opus", "song.m4a", "late.m4a", "rf64.wav"])
 def test_a_file_that_was_cut_off(name: str, share: float, folder: Path, tmp_path: Path) -> None:
     if name == "late.m4a":  # with the table of its samples at the end
         ffmpeg("-i", folder / "song.m4a", "-c", "copy", folder / name)
@@ -302,9 +294,7 @@ def test_wav_files_from_a_pipe_are_whole(size: int, folder: Path, tmp_path: Path
 
 def test_flac_from_a_pipe_is_whole(folder: Path, tmp_path: Path) -> None:
     with (tmp_path / "pipe.flac").open("wb") as pipe:
-        subprocess.run(
-            ["ffmpeg", "-v", "error", "-i", folder / "song.wav", "-f", "flac", "-"], stdout=pipe, check=True
-        )
+        subprocess.run(["ffmpeg", "-v", "error", "-i", folder / "song.wav", "-f", "flac", "-"], stdout=pipe, check=True)
     assert audio.probe(tmp_path / "pipe.flac") == audio.probe(folder / "song.wav")
 
 
@@ -334,14 +324,13 @@ def test_damage_in_the_middle_says_where(name: str, folder: Path, tmp_path: Path
         whole(tmp_path / name)
 
 
-def test_tags_around_the_sound_are_no_damage(folder: Path, tmp_path: Path) -> None:
-    """Two MP3 files in one, the second with its own header, and bytes of no meaning after them."""
-    song = (folder / "song.mp3").read_bytes()
-    (tmp_path / "a.mp3").write_bytes(song + song + b"APETAGEX" + bytes(3000))
-    found = whole(tmp_path / "a.mp3")
-    single = whole(folder / "song.mp3")
-    assert 2 * single.shape[1] <= found.shape[1] < 2 * single.shape[1] + 5 * 1152
-    assert torch.equal(found[:, :200_000], single[:, :200_000])
+def test_bytes_after_the_sound_are_no_damage(folder: Path, tmp_path: Path) -> None:
+    """Tags that FFmpeg does not know, and half a frame, as they end many an MP3."""
+    song = (folder / "bare.mp3").read_bytes()
+    for number, junk in enumerate((b"APETAGEX" + bytes(3000), song[5000:5200], b"TAG" + bytes(125))):
+        path = tmp_path / f"{number}.mp3"
+        path.write_bytes(song + junk)
+        assert torch.equal(whole(path), whole(folder / "bare.mp3"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -165,9 +165,7 @@ durations = st.none() | st.floats(1e-6, 1e6)
 
 @st.composite
 def tracks(draw: st.DrawFn) -> list[Track]:
-    stems = draw(
-        st.lists(names, min_size=1, max_size=4, unique=True).filter(lambda found: "mix" not in found)
-    )
+    stems = draw(st.lists(names, min_size=1, max_size=4, unique=True).filter(lambda found: "mix" not in found))
     has_mixture = draw(st.booleans())
     found = [
         Track(
@@ -183,9 +181,7 @@ def tracks(draw: st.DrawFn) -> list[Track]:
 
 
 @given(tracks())
-def test_what_is_written_reads_back_the_same(
-    tmp_path_factory: pytest.TempPathFactory, found: list[Track]
-) -> None:
+def test_what_is_written_reads_back_the_same(tmp_path_factory: pytest.TempPathFactory, found: list[Track]) -> None:
     path = tmp_path_factory.mktemp("index") / "index.csv"
     root = Path("/root")
     index.write(Index("test", root, found), path)
@@ -502,10 +498,7 @@ class CountedLookups(dict):
 
 def test_each_track_is_looked_at_a_few_times_however_many_there_are(tmp_path: Path) -> None:
     def lookups(songs: int) -> int:
-        stems = [
-            CountedLookups({stem: Cell(Path(f"{song}/{stem}.wav")) for stem in STEMS})
-            for song in range(songs)
-        ]
+        stems = [CountedLookups({stem: Cell(Path(f"{song}/{stem}.wav")) for stem in STEMS}) for song in range(songs)]
         found = Index("test", Path(), [Track(str(song), cells) for song, cells in enumerate(stems)])
         index.write(found, tmp_path / "index.csv")
         with (
@@ -521,9 +514,7 @@ def test_each_track_is_looked_at_a_few_times_however_many_there_are(tmp_path: Pa
 def test_ten_thousand_rows_are_parsed(tmp_path: Path) -> None:
     path = tmp_path / "index.csv"
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [HEADER.split(","), *(row(f"song {n}", "180").split(",") for n in range(10_000))]
-        )
+        csv.writer(file).writerows([HEADER.split(","), *(row(f"song {n}", "180").split(",") for n in range(10_000))])
     found = index.read(path, tmp_path)
     assert len(found.tracks) == 10_000
     assert found.problems == []

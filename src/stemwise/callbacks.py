@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: the run folder's files, averaged weights, lines of progress."""
+"""What happens beside the steps of a training: a run's files, averaged weights, lines of progress."""
 
 import logging
 import math
@@ -101,8 +101,13 @@ class Lines(Callback):
             return
         self.next_line = now + self.seconds
         rate = (trainer.global_step - self.first_step) / (now - self.start)
-        left = f", {_minutes(self._left(trainer, rate, now))} left" if rate else ""
-        self._say(trainer, f"loss {float(trainer.callback_metrics['train/loss']):.4f}, {rate:.2f} steps/s{left}")
+        loss = float(trainer.callback_metrics["train/loss"])
+        left = (
+            f", {_time((trainer.max_steps - trainer.global_step) / rate)} left"
+            if trainer.max_steps > 0 and rate
+            else ""
+        )
+        self._say(trainer, f"loss {loss:.4f}, {rate:.2f} steps/s{left}")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._say(trainer, "validation")
@@ -116,23 +121,12 @@ class Lines(Callback):
         )
         self._say(trainer, f"validation loss {float(metrics['val/loss']):.4f}, SDR in dB: {scores}")
 
-    def _left(self, trainer: lightning.Trainer, rate: float, now: float) -> float:
-        seconds = (trainer.max_steps - trainer.global_step) / rate if trainer.max_steps > 0 else math.inf
-        limit = next((c._duration for c in trainer.callbacks if hasattr(c, "_duration")), None)  # type: ignore[attr-defined]
-        return min(seconds, self.start + limit - now) if limit else seconds
-
     @staticmethod
     def _say(trainer: lightning.Trainer, text: str) -> None:
         if trainer.is_global_zero:
-            log.info(
-                "step %d of %s: %s",
-                trainer.global_step,
-                trainer.max_steps if trainer.max_steps > 0 else "∞",
-                text,
-            )
+            last = trainer.max_steps if trainer.max_steps > 0 else "∞"
+            log.info("step %d of %s: %s", trainer.global_step, last, text)
 
 
-def _minutes(seconds: float) -> str:
-    if math.isinf(seconds):
-        return "∞"
+def _time(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"

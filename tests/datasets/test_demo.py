@@ -166,9 +166,7 @@ def pitches(voice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # The first lag that is nearly as good as the best; its neighbourhood holds the summit.
     near = np.clip(best[:, None] + np.arange(12), 0, len(lags) - 1)
     best = near[np.arange(len(best)), np.argmax(np.take_along_axis(shares, near, axis=1), axis=1)]
-    left, middle, right = (
-        shares[np.arange(len(best)), np.clip(best + i, 0, len(lags) - 1)] for i in (-1, 0, 1)
-    )
+    left, middle, right = (shares[np.arange(len(best)), np.clip(best + i, 0, len(lags) - 1)] for i in (-1, 0, 1))
     bend = left - 2 * middle + right
     offset = np.where(np.abs(bend) > 1e-9, 0.5 * (left - right) / np.where(bend == 0, 1, bend), 0)
     return RATE / (lags[best] + np.clip(offset, -0.5, 0.5)), middle
@@ -239,9 +237,7 @@ def test_reverb_is_a_convolution_whose_length_is_the_rooms() -> None:
     wet = synth.reverb(track, LOW_RATE, np.random.default_rng(0), seconds=0.5, wet=0.5)
     assert np.abs(wet[:, 101 : 100 + LOW_RATE // 2]).max() > 1e-3
     assert np.abs(wet[:, 101 + LOW_RATE // 2 :]).max() < 1e-6
-    later = synth.reverb(
-        np.roll(track, 9000, axis=1), LOW_RATE, np.random.default_rng(0), seconds=0.5, wet=0.5
-    )
+    later = synth.reverb(np.roll(track, 9000, axis=1), LOW_RATE, np.random.default_rng(0), seconds=0.5, wet=0.5)
     assert np.allclose(np.roll(wet, 9000, axis=1), later, atol=1e-6)
 
 
@@ -269,11 +265,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def times(root: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(root)): path.stat().st_mtime_ns
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def leftovers(root: Path) -> list[Path]:
@@ -336,9 +328,7 @@ def test_interrupted_run_goes_on_where_it_stopped(call: int, tmp_path: Path) -> 
         patch.setattr(files.soundfile, "write", next(stop_at(call, soundfile.write)))
         with pytest.raises(KeyboardInterrupt):
             demo.find(tmp_path, songs=FEW, seconds=SHORT)
-    kept = {
-        name: time for name, time in times(tmp_path).items() if name.endswith(".flac") and ".part" not in name
-    }
+    kept = {name: time for name, time in times(tmp_path).items() if name.endswith(".flac") and ".part" not in name}
     assert len(kept) == 5 * ((call - 1) // 5)
     found = demo.find(tmp_path, songs=FEW, seconds=SHORT)
     assert not leftovers(tmp_path)
@@ -380,9 +370,7 @@ def test_another_recipe_replaces_our_songs_and_nothing_else(change: dict[str, fl
     assert mine.read_text() == "mine"
     assert (tmp_path / "train" / "my song" / "mixture.flac").read_text() == "mine"
     written = {path.parent for path in tmp_path.rglob("vocals.flac")}
-    assert written == {
-        track.stems["vocals"].path.parent for index in found.values() for track in index.tracks
-    }
+    assert written == {track.stems["vocals"].path.parent for index in found.values() for track in index.tracks}
     for path in tmp_path.rglob("vocals.flac"):
         assert soundfile.info(path).frames == round(arguments["seconds"] * LOW_RATE)
 

@@ -60,12 +60,8 @@ def test_hidden_files_and_other_files_are_ignored(tmp_path: Path) -> None:
     assert names(folders.find(tmp_path)) == {"train": ["A"], "valid": [], "test": []}
 
 
-@pytest.mark.parametrize(
-    ("songs", "counts"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (7, (5, 1, 1))]
-)
-def test_few_songs_fill_the_splits_in_this_order(
-    songs: int, counts: tuple[int, int, int], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("songs", "counts"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (7, (5, 1, 1))])
+def test_few_songs_fill_the_splits_in_this_order(songs: int, counts: tuple[int, int, int], tmp_path: Path) -> None:
     found = names(folders.find(touch(tmp_path, *(f"{song}/vocals.wav" for song in range(songs)))))
     assert tuple(len(found[split]) for split in ("train", "valid", "test")) == counts
 
@@ -117,10 +113,7 @@ def test_all_problems_of_a_root_come_in_one_message(tmp_path: Path) -> None:
     )
     message = problems(tmp_path)
     assert message.startswith(f"{tmp_path}: 4 problems")
-    assert (
-        "train/Forgot/: no vocals, which other songs have (found: drums.wav, vocal.wav). Add a file"
-        in message
-    )
+    assert "train/Forgot/: no vocals, which other songs have (found: drums.wav, vocal.wav). Add a file" in message
     assert "train/Empty/: no audio file in it. Put vocals.wav" in message
     assert "valid/Twice/: 2 files for vocals: vocals.flac and vocals.wav. Keep one of them." in message
     assert "extra/ is none of train/, valid/ and test/. Rename it" in message
@@ -151,9 +144,7 @@ def test_a_stem_that_few_songs_have_is_left_out_with_a_warning(
 
 def test_files_that_share_no_name_are_explained(tmp_path: Path) -> None:
     touch(tmp_path, "A/A voice.wav", "B/B voice.wav", "C/C voice.wav")
-    assert "no stem that half of the 3 songs have (found: a voice (1), b voice (1), c voice (1))" in problems(
-        tmp_path
-    )
+    assert "no stem that half of the 3 songs have (found: a voice (1), b voice (1), c voice (1))" in problems(tmp_path)
 
 
 def test_mixtures_alone_are_no_data_set(tmp_path: Path) -> None:

@@ -140,9 +140,7 @@ def test_case_and_unicode_form_of_a_name_do_not_matter(tmp_path: Path) -> None:
     assert names(found) == {"train": ["Actions - Devil’s Words"], "valid": [decomposed], "test": []}
 
 
-def test_a_foreign_song_stays_in_its_folder_and_is_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_foreign_song_stays_in_its_folder_and_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = musdb18.find(touch_stems(tmp_path, "train/My Own", "test/My Other"))
     assert names(found) == {"train": ["My Own"], "valid": [], "test": ["My Other"]}
     assert "2 songs are not MUSDB18's" in caplog.text
@@ -168,16 +166,12 @@ def test_a_root_that_is_no_musdb18_says_what_was_expected(made: bool, tmp_path: 
     root = tmp_path / "music"
     if made:
         (root / "pictures").mkdir(parents=True)
-    with pytest.raises(
-        UserError, match=r"music: no (such folder|MUSDB18, neither .*found: pictures)"
-    ) as caught:
+    with pytest.raises(UserError, match=r"music: no (such folder|MUSDB18, neither .*found: pictures)") as caught:
         musdb18.find(root)
     assert "MUSDB18_PATH" in str(caught.value)
 
 
-def test_without_musdb_the_message_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_musdb_the_message_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'stemwise\[eval\]'"):
         musdb18.find(touch_stems(tmp_path, "test/Zeno - Signs"))

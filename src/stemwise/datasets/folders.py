@@ -47,9 +47,7 @@ def find(root: Path | None) -> dict[str, Index]:
     Raises `UserError` that lists all the songs that lack a stem, have two files for one, or have no audio.
     """
     if root is None or not root.is_dir():
-        raise UserError(
-            f"data.root={root}: no such folder. Set it to the folder that holds a folder per song."
-        )
+        raise UserError(f"data.root={root}: no such folder. Set it to the folder that holds a folder per song.")
     splits, problems = _splits(root)
     songs = {folder: _song(folder, root, problems) for folders in splits.values() for folder in folders}
     if not songs:
@@ -57,9 +55,7 @@ def find(root: Path | None) -> dict[str, Index]:
     stems = _stems(root, songs, problems)
     raise_all(problems + _gaps(root, songs, stems), heading=str(root))
     return {
-        split: Index(
-            f"{split} of {root}", root, [_track(folder.name, songs[folder], stems) for folder in folders]
-        )
+        split: Index(f"{split} of {root}", root, [_track(folder.name, songs[folder], stems) for folder in folders])
         for split, folders in splits.items()
     }
 
@@ -84,9 +80,7 @@ def _folders(folder: Path) -> list[Path]:
 def _visible(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(
-        path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in IGNORED
-    )
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in IGNORED)
 
 
 def split_by_name(folders: Sequence[Path]) -> dict[str, list[Path]]:
@@ -117,9 +111,7 @@ def _song(folder: Path, root: Path, problems: list[str]) -> Song:
             files[MIXTURE if stem in MIXTURES else stem].append(path)
     where = folder.relative_to(root)
     if not files:
-        problems.append(
-            f"{where}/: no audio file in it. Put vocals.wav and so on there, or remove the folder."
-        )
+        problems.append(f"{where}/: no audio file in it. Put vocals.wav and so on there, or remove the folder.")
     for stem, paths in files.items():
         if len(paths) > 1:
             names = " and ".join(path.name for path in paths)

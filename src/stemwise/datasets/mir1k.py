@@ -32,9 +32,7 @@ def find(root: Path | None) -> dict[str, Index]:
     Raises `UserError` where `root` holds no clips.
     """
     if root is None or not root.is_dir():
-        raise UserError(
-            f"data.root={root}: no such folder. Set it to the folder of MIR-1K that holds Wavfile."
-        )
+        raise UserError(f"data.root={root}: no such folder. Set it to the folder of MIR-1K that holds Wavfile.")
     clips = next(filter(None, (_clips(root, layout) for layout in LAYOUTS)), None)
     if clips is None:
         raise UserError(
@@ -52,9 +50,7 @@ def _clips(root: Path, layout: tuple[str, ...]) -> list[Path]:
     clips = [path for path in paths if _CLIP.fullmatch(path.name)]
     if clips and len(clips) < len(paths):
         other = next(path for path in paths if not _CLIP.fullmatch(path.name))
-        log.warning(
-            "%s: left out %d files that are no clips: %s, …", root, len(paths) - len(clips), other.name
-        )
+        log.warning("%s: left out %d files that are no clips: %s, …", root, len(paths) - len(clips), other.name)
     return clips
 
 
@@ -67,6 +63,4 @@ def _split(path: Path) -> str:
 
 
 def _track(path: Path) -> Track:
-    return Track(
-        path.stem, {"vocals": Cell(path, channel=VOICE), "accompaniment": Cell(path, channel=ACCOMPANIMENT)}
-    )
+    return Track(path.stem, {"vocals": Cell(path, channel=VOICE), "accompaniment": Cell(path, channel=ACCOMPANIMENT)})

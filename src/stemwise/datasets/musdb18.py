@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import yaml
 
 from stemwise import index
 from stemwise.errors import UserError
@@ -127,8 +127,8 @@ def validation_songs() -> list[str]:
             "data=musdb18 takes its validation songs from the package musdb, which is not installed. "
             "Install it: pip install 'stemwise[eval]'."
         )
-    config = OmegaConf.load(Path(spec.origin).with_name("configs") / "mus.yaml")
-    return list(OmegaConf.select(config, "validation_tracks", throw_on_missing=True))
+    config = Path(spec.origin).with_name("configs") / "mus.yaml"
+    return list(yaml.safe_load(config.read_text(encoding="utf-8"))["validation_tracks"])
 
 
 def _report(root: Path, songs: Found, official: Mapping[str, tuple[str, str]]) -> None:

@@ -23,9 +23,7 @@ def compose(seed: int, *, seconds: float, sample_rate: int = 44100) -> dict[str,
         rng = np.random.default_rng([seed, number])
         track = play(song, rng, sample_rate)
         level = LEVELS[name] + rng.uniform(-SPREAD, SPREAD)
-        stems[name] = (
-            track * close * np.float32(10 ** (level / 20) / max(synth.loudness(track, sample_rate), 1e-9))
-        )
+        stems[name] = track * close * np.float32(10 ** (level / 20) / max(synth.loudness(track, sample_rate), 1e-9))
     mixture = sum(stems.values(), start=np.zeros_like(stems["vocals"]))
     gain = np.float32(PEAK / np.abs(mixture).max())
     return {name: stem * gain for name, stem in stems.items()}

@@ -103,9 +103,7 @@ def play(score: Score, rng: np.random.Generator, rate: int) -> Signal:
         kit.hit("crash", score.time(last), 1.0)
     # Like a bus compressor: the peaks of the kit give way, so that the song as a whole can be louder.
     glued = np.tanh(1.3 * track)
-    return synth.reverb(
-        glued, rate, rng, seconds=float(rng.uniform(0.15, 0.45)), wet=float(rng.uniform(0.1, 0.3))
-    )
+    return synth.reverb(glued, rate, rng, seconds=float(rng.uniform(0.15, 0.45)), wet=float(rng.uniform(0.1, 0.3)))
 
 
 def _drums(rng: np.random.Generator, rate: int) -> dict[str, list[Signal]]:
@@ -158,14 +156,10 @@ def _clap(rng: np.random.Generator, rate: int) -> Signal:
     hands = sum(np.exp(-120 * np.abs(time - late)) * (time >= late) for late in (0.0, 0.011, 0.021))
     force = hands + 0.7 * np.exp(-18 * np.maximum(time - 0.03, 0)) * (time >= 0.03)
     force *= synth.envelope(seconds, rate, attack=0.001, release=0.05)
-    return (synth.shape(synth.noise(seconds, rate, rng), synth.band(900, 2600), rate) * force * 1.3).astype(
-        np.float32
-    )
+    return (synth.shape(synth.noise(seconds, rate, rng), synth.band(900, 2600), rate) * force * 1.3).astype(np.float32)
 
 
-def _metal(
-    low: float, decay: float, seconds: float, hiss: float, rng: np.random.Generator, rate: int
-) -> Signal:
+def _metal(low: float, decay: float, seconds: float, hiss: float, rng: np.random.Generator, rate: int) -> Signal:
     """Hats and cymbals: the inharmonic modes of a plate, and the hiss of those too many to count."""
     modes = np.concatenate([low * METAL, low * METAL * 1.007, low * METAL * 0.991 * 1.3])
     plate = synth.ring(
@@ -177,9 +171,7 @@ def _metal(
         rng.uniform(0, 6.28, len(modes)),
     )
     time = np.arange(round(seconds * rate)) / rate
-    wash = synth.shape(synth.noise(seconds, rate, rng), synth.band(low * 1.6, 14000), rate) * np.exp(
-        -decay * time
-    )
+    wash = synth.shape(synth.noise(seconds, rate, rng), synth.band(low * 1.6, 14000), rate) * np.exp(-decay * time)
     edge = synth.envelope(seconds, rate, attack=0.0008, release=min(0.1, seconds / 2))
     return ((plate + hiss * 1.4 * wash) * edge).astype(np.float32)
 

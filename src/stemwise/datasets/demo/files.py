@@ -26,9 +26,7 @@ from stemwise.datasets.demo import band, score, titles
 from stemwise.errors import UserError
 from stemwise.index import Cell, Index, Track
 
-VERSION = (
-    1  # of the composer: raise it whenever the same seed sounds different, so that old songs are replaced
-)
+VERSION = 1  # of the composer: raise it whenever the same seed sounds different, so that old songs are replaced
 RATE = 44100
 SPLITS = ("train", "valid", "test")
 SONGS = {"train": 24, "valid": 2, "test": 3}
@@ -101,17 +99,11 @@ def _checked(songs: Mapping[str, int], seconds: float, seed: int) -> dict[str, i
         raise UserError(f"data.dataset.songs.{unknown[0]}: no such split. Choose from {', '.join(SPLITS)}.")
     for split, count in songs.items():
         if not 0 <= count <= MOST:
-            raise UserError(
-                f"data.dataset.songs.{split}={count} is out of bounds. Choose a number from 0 to {MOST}."
-            )
+            raise UserError(f"data.dataset.songs.{split}={count} is out of bounds. Choose a number from 0 to {MOST}.")
     if not any(songs.values()):
-        raise UserError(
-            "data.dataset.songs: no songs at all. Ask for some, for example data.dataset.songs.train=24."
-        )
+        raise UserError("data.dataset.songs: no songs at all. Ask for some, for example data.dataset.songs.train=24.")
     if not (math.isfinite(seconds) and 1.0 <= seconds <= 600.0):
-        raise UserError(
-            f"data.dataset.seconds={seconds} is out of bounds. Choose a length from 1 to 600 seconds."
-        )
+        raise UserError(f"data.dataset.seconds={seconds} is out of bounds. Choose a length from 1 to 600 seconds.")
     if seed < 0:
         raise UserError(f"data.dataset.seed={seed} is below zero. Choose a number from 0 on.")
     return {split: int(songs[split]) for split in SPLITS if songs.get(split)}

@@ -34,9 +34,7 @@ def play(score: Score, rng: np.random.Generator, rate: int) -> Signal:
         _arpeggio(track, score, rng, rate)
     else:
         _chords(track, score, str(lead), rng, rate)
-    return synth.reverb(
-        track, rate, rng, seconds=float(rng.uniform(0.3, 0.7)), wet=float(rng.uniform(0.15, 0.45))
-    )
+    return synth.reverb(track, rate, rng, seconds=float(rng.uniform(0.3, 0.7)), wet=float(rng.uniform(0.15, 0.45)))
 
 
 def _spans(score: Score) -> list[tuple[int, float, float]]:
@@ -53,9 +51,7 @@ def _bed(track: Signal, score: Score, kind: str, rng: np.random.Generator, rate:
     for number, start, end in _spans(score):
         seconds = max(end - start + (release if number < len(score.bars) - 1 else 0.0), 0.05)
         pitches = np.array(score.chord(number, low, low + 13))
-        edge = synth.envelope(
-            seconds, rate, attack=min(attack, seconds / 3), release=min(release, seconds / 3)
-        )
+        edge = synth.envelope(seconds, rate, attack=min(attack, seconds / 3), release=min(release, seconds / 3))
         sides = [tone(pitches, seconds, rate) for _ in range(2)]
         synth.place(track, np.stack(sides) * edge, start, rate, gain=0.35)
     if kind == "organ":
@@ -90,9 +86,7 @@ def _organ(rng: np.random.Generator) -> Callable[[np.ndarray, float, int], Signa
 
     def tone(pitches: np.ndarray, seconds: float, rate: int) -> Signal:
         hz = (synth.hertz(pitches)[:, None] * pipes).reshape(-1)
-        return synth.ring(
-            hz, np.tile(0.5 * drawn, len(pitches)), 0.0, seconds, rate, 0.7 * np.arange(len(hz))
-        )
+        return synth.ring(hz, np.tile(0.5 * drawn, len(pitches)), 0.0, seconds, rate, 0.7 * np.arange(len(hz)))
 
     return tone
 
@@ -100,9 +94,7 @@ def _organ(rng: np.random.Generator) -> Callable[[np.ndarray, float, int], Signa
 def _chords(track: Signal, score: Score, kind: str, rng: np.random.Generator, rate: int) -> None:
     """Strummed or struck chords in a rhythm of the song's own."""
     instrument = _guitar(rng, rate) if kind == "guitar" else _piano(rng, rate)
-    low, apart = (
-        (int(rng.integers(45, 50)), 0.012) if kind == "guitar" else (int(rng.integers(52, 58)), 0.002)
-    )
+    low, apart = (int(rng.integers(45, 50)), 0.012) if kind == "guitar" else (int(rng.integers(52, 58)), 0.002)
     high, pan = low + (24 if kind == "guitar" else 15), float(rng.uniform(0.2, 0.6) * rng.choice([-1, 1]))
     verse, chorus = rng.choice(len(COMPS), 2, replace=False)
     for number, start, end in _spans(score):
@@ -141,8 +133,7 @@ def _arpeggio(track: Signal, score: Score, rng: np.random.Generator, rate: int) 
             times = [(start + 0.08 * order, end) for order in range(4)]
         else:
             times = [
-                (score.time(number, step), score.time(number, step + 3 * stride))
-                for step in range(0, STEPS, stride)
+                (score.time(number, step), score.time(number, step + 3 * stride)) for step in range(0, STEPS, stride)
             ]
         for order, (at, until) in enumerate(times):
             pitch = pitches[figure[order % len(figure)] % len(pitches)]
@@ -190,8 +181,6 @@ def _bell(rng: np.random.Generator, rate: int) -> Instrument:
     @cache
     def tone(pitch: int) -> Signal:
         hz = 2 * synth.hertz(pitch) * np.array([0.5, 1, 2.756, 5.404, 8.933])
-        return synth.ring(
-            hz, np.array([0.3, 1, 0.5 * soft, 0.3 * soft, 0.1]), np.array([3, 3, 6, 11, 18]), 1.6, rate
-        )
+        return synth.ring(hz, np.array([0.3, 1, 0.5 * soft, 0.3 * soft, 0.1]), np.array([3, 3, 6, 11, 18]), 1.6, rate)
 
     return tone

@@ -119,9 +119,7 @@ class Score:
         """All pitches of the bar's triad from `low` to below `high`, rising."""
         degree = self.bars[bar].degree
         pitches = (
-            self.key.pitch(degree + third + 7 * octave, degree)
-            for octave in range(-4, 6)
-            for third in (0, 2, 4)
+            self.key.pitch(degree + third + 7 * octave, degree) for octave in range(-4, 6) for third in (0, 2, 4)
         )
         return sorted(pitch for pitch in pitches if low <= pitch < high)
 
@@ -171,10 +169,7 @@ def melody(score: Score, rng: np.random.Generator, middle: int) -> list[list[Not
 
     A section of the same kind comes back with the same rhythm and the same turns, bent to its chords.
     """
-    tunes = {
-        name: (LINES[rng.integers(len(LINES))], rng.integers(-2, 3, 32))
-        for name in ("verse", "chorus", "break")
-    }
+    tunes = {name: (LINES[rng.integers(len(LINES))], rng.integers(-2, 3, 32)) for name in ("verse", "chorus", "break")}
     lines: list[list[Note]] = []
     for number in score.plays("vocals"):
         bar = score.bars[number]

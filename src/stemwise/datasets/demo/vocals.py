@@ -90,9 +90,7 @@ def play(score: Score, rng: np.random.Generator, rate: int) -> Signal:
         if is_duet and score.bars[line[0].bar].section == "chorus":
             above = [replace(word, pitch=_third(score, note)) for word, note in zip(words, line, strict=True)]
             synth.place(track, _sing(above, singer, start, rng, rate), start, rate, gain=0.5, pan=0.6)
-    return synth.reverb(
-        track, rate, rng, seconds=float(rng.uniform(0.4, 0.8)), wet=float(rng.uniform(0.12, 0.35))
-    )
+    return synth.reverb(track, rate, rng, seconds=float(rng.uniform(0.4, 0.8)), wet=float(rng.uniform(0.12, 0.35)))
 
 
 def _third(score: Score, note: Note) -> int:
@@ -129,12 +127,8 @@ def _sing(words: list[Syllable], singer: Singer, start: float, rng: np.random.Ge
     air = synth.noise(seconds, rate, rng)
     aspirated = air * np.interp(samples, time, singer.breath * volume + 0.06 * low).astype(np.float32)
     voice = synth.moving_filter(source + aspirated, _throat(words, singer, time, rate))
-    hiss = synth.shape(air, synth.band(5200, 9000), rate) * np.interp(samples, time, 0.10 * high).astype(
-        np.float32
-    )
-    burst = synth.shape(air, synth.band(1800, 3600), rate) * np.interp(samples, time, 0.10 * low).astype(
-        np.float32
-    )
+    hiss = synth.shape(air, synth.band(5200, 9000), rate) * np.interp(samples, time, 0.10 * high).astype(np.float32)
+    burst = synth.shape(air, synth.band(1800, 3600), rate) * np.interp(samples, time, 0.10 * low).astype(np.float32)
     return voice + hiss + burst
 
 
@@ -182,9 +176,7 @@ def _volume(words: list[Syllable], time: Curve) -> tuple[Curve, Breath]:
             near = (time > end - 0.02) & (time < following.start + 0.02)
             volume = np.maximum(volume, 0.8 * dip * near)
         length, _, hiss, burst = CONSONANTS[word.consonant]
-        shape = synth.ramp((time - word.start + length + 0.02) / 0.02) * synth.ramp(
-            (word.start + 0.02 - time) / 0.03
-        )
+        shape = synth.ramp((time - word.start + length + 0.02) / 0.02) * synth.ramp((word.start + 0.02 - time) / 0.03)
         high, low = high + hiss * shape, low + burst * shape
     return _smooth(volume, 5), (high, low)
 

@@ -1,0 +1,50 @@
+# make demo: the main job on songs that the project composes itself. make test: everything that CI checks.
+# Both do all of the set-up themselves; a second run starts at once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint types clean ffmpeg
+
+setup: .venv/installed ffmpeg
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "stemwise needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv \
+		|| { echo "No venv module: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# musdb and museval look for both programs when they are imported.
+ffmpeg:
+	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null \
+		|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq ffmpeg; } \
+		|| { sudo -n true 2>/dev/null && sudo apt-get update -qq && sudo apt-get install -y -qq ffmpeg; } \
+		|| { echo "Evaluation needs ffmpeg: sudo apt-get install ffmpeg"; exit 1; }
+
+demo: setup
+	$(BIN)/python -m train experiment=demo hydra.run.dir=runs/demo
+	$(BIN)/stemwise evaluate checkpoint=runs/demo/model.safetensors data=demo output=runs/demo/evaluation
+	$(BIN)/stemwise separate data/demo/test/*/mixture.flac --model runs/demo/model.safetensors -o runs/demo/separated \
+		--filename-format '{foldername}/{instrument}.{codec}'
+	@echo
+	@echo "Songs:    data/demo            (mixture and stems; test/ was held out)"
+	@echo "Model:    runs/demo/model.safetensors"
+	@echo "Scores:   runs/demo/evaluation/scores.md  (model, unprocessed mixture, oracle)"
+	@echo "Listen:   runs/demo/separated"
+	@echo "Next:     source .venv/bin/activate"
+	@echo "          stemwise separate YOUR_SONG.mp3 --model runs/demo/model.safetensors -o out"
+	@echo "          python -m train data=folders data.root=YOUR_SONGS    (data/folders.md)"
+
+test: setup lint types
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist src/*.egg-info
