@@ -25,6 +25,7 @@ def command(cfg: DictConfig) -> None:
     """Trains what `cfg` describes; see `conf/train.yaml`."""
     import lightning
 
+    launch.quiet_lightning()
     folder = Path(HydraConfig.get().runtime.output_dir)
     _check(cfg)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
@@ -120,7 +121,7 @@ def _finish(trainer: Any, module: Any, data: Any, folder: Path) -> None:
 
     judged = next(part for part in trainer.callbacks if isinstance(part, callbacks.RunFolder))
     if judged.validated_at != trainer.global_step:
-        trainer.validate(module, data, verbose=False)
+        trainer.validate(module, data, verbose=False, weights_only=True)
     if trainer.is_global_zero:
         model = folder / callbacks.MODEL_FILE
         print(f"\nModel: {model}\nTry:   stemwise separate SONG.mp3 --model {model} -o out")

@@ -1,11 +1,23 @@
 """Fixtures that more than one test file needs."""
 
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+from stemwise.masks import MaskRule
+from stemwise.separator import Separator
+from stemwise.spectrogram import Spectrogram
+from stemwise.unet import UNetSettings
+
+# The networks here are so small that threads cost more than they give; commands under test inherit it.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 WriteSong = Callable[..., Path]
 
@@ -39,3 +51,91 @@ def write_song() -> WriteSong:
         return folder
 
     return write
+
+
+@pytest.fixture
+def small_separator() -> Separator:
+    """Two stems at 8 kHz mono in windows of 16 frames, with weights that are not those of a fresh network."""
+    torch.manual_seed(0)
+    settings = Spectrogram(sample_rate=8000, channels=1, n_fft=256, hop=64, bins=64, frames=16)
+    unet = UNetSettings(filters=(4, 6, 8))
+    model = Separator(["vocals", "accompaniment"], settings, unet, MaskRule())
+    for norm in [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]:
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def songs(tmp_path_factory: pytest.TempPathFactory, write_song: WriteSong) -> Path:
+    """A folder of six short songs with four stems at 8 kHz, and index CSVs that split them 4, 1, 1."""
+    root = tmp_path_factory.mktemp("songs")
+    stems = ("vocals", "drums", "bass", "other")
+    for number in range(6):
+        time = np.arange(8000 + 500 * number) / 8000
+        pitches = (200 * 2**i * (1 + 0.03 * number) for i in range(4))
+        tones = {stem: 0.2 * np.sin(2 * np.pi * f * time) for stem, f in zip(stems, pitches, strict=True)}
+        write_song(root / f"Song {number}", {s: np.stack([w, 0.5 * w]) for s, w in tones.items()}, sample_rate=8000)
+    header = ",".join(f"{stem}_path" for stem in stems)
+    rows = [",".join(f"Song {number}/{stem}.wav" for stem in stems) for number in range(6)]
+    for split, part in (("train", rows[:4]), ("valid", rows[4:5]), ("test", rows[5:])):
+        (root / f"{split}.csv").write_text("\n".join([header, *part, ""]), encoding="utf-8")
+    return root
+
+
+# A model that trains in a second: 8 kHz mono, windows of 16 frames, three layers.
+TINY = [
+    "spectrogram.sample_rate=8000",
+    "spectrogram.channels=1",
+    "spectrogram.n_fft=256",
+    "spectrogram.hop=64",
+    "spectrogram.bins=64",
+    "spectrogram.frames=16",
+    "model.unet.filters=[4,6,8]",
+    "data.num_workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+    "logger=csv",
+]
+
+
+@dataclass
+class Finished:
+    """How a command ended: its exit code and all that it printed."""
+
+    code: int
+    output: str
+
+
+@pytest.fixture
+def stemwise(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs `stemwise ARGUMENTS` in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Finished:
+        from stemwise import cli
+
+        capfd.readouterr()
+        monkeypatch.setattr("sys.argv", ["stemwise", *map(str, arguments)])
+        try:
+            code = cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capfd.readouterr()
+        return Finished(code, printed.out + printed.err)
+
+    return run
+
+
+@pytest.fixture
+def train(stemwise, songs: Path):
+    """Runs `stemwise train` with the tiny model on the six songs, into the folder `run`."""
+
+    def run(*overrides: str) -> Finished:
+        given = {override.split("=")[0] for override in overrides}
+        where = ["data=csv", f"data.root={songs}", "hydra.run.dir=run", "trainer.max_steps=4"]
+        where += [f"data.{split}={songs}/{split}.csv" for split in ("train", "valid", "test")]
+        defaults = [override for override in (*where, *TINY) if override.split("=")[0] not in given]
+        return stemwise("train", *defaults, *overrides)
+
+    return run

@@ -52,6 +52,10 @@ class Gain:
     needs_phase: ClassVar[bool] = True
     decibels: float = 6.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.decibels <= 60:
+            raise UserError(f"augment: Gain of {self.decibels} decibels is not in [0, 60].")
+
     def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
         decibels = random.uniform(-self.decibels, self.decibels, size=len(example))
         gains = torch.from_numpy(10 ** (decibels / 20)).to(example.real.dtype)

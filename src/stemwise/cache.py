@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from stemwise import audio, progress, signals, spectrogram
 from stemwise.errors import UserError
 from stemwise.index import Signal
 from stemwise.spectrogram import Spectrogram
-from stemwise.storage import Storage
+from stemwise.storage import Decibel, Storage
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Cache:
         path = self.path(signal)
         try:
             records = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: cache entry cannot be read ({error}). Delete it and run again.") from None
         return records
 
@@ -89,7 +90,8 @@ class Cache:
         missing = [signal for signal in lengths if not self.path(signal).exists()]
         if not missing:
             return {}
-        self._check_room({signal: lengths[signal] for signal in missing})
+        self._check_folder()
+        self._check_room([lengths[signal] for signal in missing])
         cores = len(os.sched_getaffinity(0))
         loader = DataLoader(
             _Entries(self, missing),
@@ -97,6 +99,8 @@ class Cache:
             num_workers=min(cores if workers is None else workers, len(missing)),
             prefetch_factor=None if workers == 0 else 1,
             worker_init_fn=_one_thread,
+            # A loader draws a seed; from the global generator, a run that builds would differ from one that does not.
+            generator=torch.Generator(),
         )
         failed = {}
         for number, message in progress.track(loader, what="Computing spectrograms", total=len(missing)):
@@ -106,26 +110,29 @@ class Cache:
                 failed[missing[number]] = message
         return failed
 
-    def _check_room(self, lengths: Mapping[Signal, float]) -> None:
+    def _check_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / ".writable").touch()
-            (self.folder / ".writable").unlink()
+            # Without a name: nobody else's is touched, and nothing is left if we are killed here.
+            tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as error:
             raise UserError(
                 f"data.cache={self.folder}: the folder cannot be written ({error.strerror}). "
                 "Set data.cache to another folder, or to null to train without a cache."
             ) from None
-        size = self.storage.dtype(self.settings).itemsize
-        rate = self.settings.sample_rate
-        needed = sum(self.settings.frame_count(round(seconds * rate)) * size for seconds in lengths.values())
+
+    def _check_room(self, seconds: Sequence[float]) -> None:
+        frames = sum(self.settings.frame_count(round(length * self.settings.sample_rate)) for length in seconds)
+        needed = frames * self.storage.dtype(self.settings).itemsize
         free = shutil.disk_usage(self.folder).free
-        hours = sum(lengths.values()) / 3600
-        amount = f"{len(lengths)} spectrograms ({hours:.2f} h, {self.storage.name}) take {_gigabytes(needed)}"
+        hours = sum(seconds) / 3600
+        amount = f"{len(seconds)} spectrograms ({hours:.2f} h, {self.storage.name}) take {_gigabytes(needed)}"
         if needed > free - SPARE_BYTES:
+            small = _gigabytes(frames * Decibel().dtype(self.settings).itemsize)
+            smaller = "" if isinstance(self.storage, Decibel) else f"data.storage=decibel ({small}), "
             raise UserError(
                 f"data.cache={self.folder}: {amount}, {_gigabytes(free)} are free. Set data.cache to a larger disk, "
-                "data.storage=decibel (half the size), or data.cache=null to train without a cache."
+                f"{smaller}or data.cache=null to train without a cache."
             )
         log.info("Cache %s: %s, %s are free.", self.folder, amount, _gigabytes(free))
 
@@ -147,9 +154,9 @@ class Direct:
         # Frame t starts n_fft samples before sample t * hop, because of the zeros in front.
         first = start * settings.hop - settings.n_fft
         length = frames * settings.hop + settings.overlap
-        skipped = max(-first, 0)
-        waveform = signals.read(signal, settings, max(first, 0), max(length - skipped, 1))[..., : length - skipped]
-        padded = torch.nn.functional.pad(waveform, (skipped, length - skipped - waveform.shape[-1]))
+        before = min(max(-first, 0), length)
+        waveform = signals.read(signal, settings, max(first, 0), length - before)
+        padded = torch.nn.functional.pad(waveform, (before, length - before - waveform.shape[-1]))
         found = spectrogram.spectra(padded, settings)[..., : settings.bins]
         return found if self.has_phase else found.abs()
 
@@ -177,8 +184,12 @@ class _Entries(Dataset[tuple[int, str]]):
         except UserError as error:
             return number, str(error)
         except OSError as error:
-            todo = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "See that it can be written"
-            return -1, f"{path}: the spectrogram cannot be written ({error.strerror}). {todo}, and run again."
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            todo = "Free some space" if full else "See that it can be written"
+            return -1, (
+                f"{path}: the spectrogram cannot be written ({error.strerror}). "
+                f"{todo} and run again, or set data.cache to another folder."
+            )
         return number, ""
 
 
@@ -190,7 +201,10 @@ def _write_entry(path: Path, signal: Signal, settings: Spectrogram, storage: Sto
         dtype, count = storage.dtype(settings), 0
         _write_header(file, dtype, count)
         for window, _ in spectrogram.windows(signals.stream(signal, settings), settings):
-            records = storage.encode(spectrogram.spectra(window, settings)[..., : settings.bins])
+            try:
+                records = storage.encode(spectrogram.spectra(window, settings)[..., : settings.bins])
+            except UserError as error:
+                raise UserError(f"{' + '.join(str(cell.path) for cell in signal)}: {error}") from None
             file.write(records.tobytes())
             count += len(records)
         file.seek(0)
@@ -215,24 +229,23 @@ def _claim(path: Path) -> Iterator[IO[bytes] | None]:
     overwrites.
     """
     part = path.with_suffix(".part")
-    while True:
+    while not path.exists():
         with open(part, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever had the lock before may have renamed this very file to the entry: it must not be touched.
-            ours = _is_same(part, file)
+            if not _is_same(part, file):
+                continue
             if path.exists():
-                if ours:
-                    part.unlink()
-                yield None
-                return
-            if ours:
-                file.truncate(0)
-                try:
-                    yield file
-                except Exception:
-                    part.unlink()
-                    raise
-                return
+                part.unlink()
+                continue
+            file.truncate(0)
+            try:
+                yield file
+            except BaseException:
+                part.unlink()
+                raise
+            return
+    yield None
 
 
 def _is_same(path: Path, file: IO[bytes]) -> bool:
@@ -270,7 +283,7 @@ def fingerprint(path: Path) -> str:
                 file.seek(place)
                 digest.update(file.read(piece))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and who may read it.") from None
     return digest.hexdigest()
 
 

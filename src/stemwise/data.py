@@ -33,7 +33,8 @@ class StemData(lightning.LightningDataModule):
     from `dataset`, a function of the root (`stemwise.datasets`). `sums` is explained at `index.sources`.
     `cache` is the folder of the spectrogram cache, or None to compute every crop anew; `storage` names what
     it holds (`storage.by_name`). An epoch shows each song `examples_per_song` times.
-    `on_error="skip"` leaves out, counted and named, the songs that cannot be decoded; `raise` stops.
+    `on_error="skip"` leaves out, counted and named, the songs that cannot be decoded; `raise` stops. It needs
+    the cache, whose build decodes every song.
     """
 
     def __init__(
@@ -72,13 +73,20 @@ class StemData(lightning.LightningDataModule):
         self._check_settings()
 
     def _check_settings(self) -> None:
-        for name in ("batch_size", "examples_per_song"):
-            if (value := getattr(self, name)) < 1:
-                raise UserError(f"data.{name}={value} is not above zero.")
+        for name, least in (("batch_size", 1), ("examples_per_song", 1), ("num_workers", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"data.{name}={value!r} is not a whole number from {least} on.")
         if self.on_error not in ON_ERROR:
             raise UserError(f"data.on_error={self.on_error!r} is not one of {', '.join(ON_ERROR)}.")
+        if self.on_error == "skip" and self.cache is None:
+            raise UserError(
+                "data.on_error=skip needs the cache, whose build finds the songs that cannot be decoded. "
+                "Set data.cache to a folder, or data.on_error=raise."
+            )
+        kind = storage.by_name(self.storage)
         needing = [type(a).__name__ for a in self.augmentations if a.needs_phase]
-        if needing and not storage.by_name(self.storage).has_phase:
+        if needing and not kind.has_phase:
             raise UserError(
                 f"augment: {', '.join(needing)} changes stems one by one, which needs their phases; "
                 f"data.storage={self.storage} has none. Set data.storage=complex."
@@ -111,8 +119,9 @@ class StemData(lightning.LightningDataModule):
         """Whether the stems together are the whole mixture, as far as the index tells."""
         columns = self.checked_index("train").columns
         parts, _ = index.sources(columns, self.stems, self.sums)
-        claimed = {column for stem in parts.values() for column in stem}
-        return claimed >= set(columns) and not (len(self.stems) == 1 and self.checked_index("train").has_mixture)
+        # Once each: a column in two stems would be twice in their sum.
+        claimed = sorted(column for stem in parts.values() for column in stem)
+        return claimed == sorted(columns) and not (len(self.stems) == 1 and self.checked_index("train").has_mixture)
 
     def songs(self, split: str) -> list[Song]:
         """The songs of a split, without those that `on_error="skip"` left out."""
@@ -134,9 +143,10 @@ class StemData(lightning.LightningDataModule):
         source = self.source
         if isinstance(source, Cache):
             self._build(source)
-        self._say_short()
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self._say_short()
         if isinstance(self.source, Cache):
             self._leave_out_missing(self.source)
 
@@ -163,8 +173,11 @@ class StemData(lightning.LightningDataModule):
             for signal in self._needed(song, split)
             if signal in failed
         ]
+        broken = list(dict.fromkeys(broken))  # a broken stem breaks the sum that it is part of, too
         if self.on_error == "raise":
             raise_all(broken, heading="Songs that cannot be decoded (data.on_error=skip leaves them out)")
+        for problem in broken:
+            log.warning("%s", problem)
 
     def _leave_out_missing(self, cache: Cache) -> None:
         """What is not in the cache by now could not be decoded."""

@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,10 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def quiet_libraries() -> None:
-    """Leaves the terminal to our own lines."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "httpx", "fsspec"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+def quiet_lightning() -> None:
+    """Leaves the terminal to our own lines: no advertisements, and no two warnings that are wrong here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Steps are counted across epochs, so an epoch may well be shorter than the logging interval.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
+    # Lightning's own use of torch; nothing that a user could change.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")

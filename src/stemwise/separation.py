@@ -1,7 +1,7 @@
 """Song files to stem files: decode, separate, bring back to the file's rate, write."""
 
-import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,8 +10,6 @@ from torch import Tensor
 from stemwise import audio, progress, resampling
 from stemwise.errors import UserError
 from stemwise.separator import Separator
-
-log = logging.getLogger(__name__)
 
 PATTERN = "{filename}/{instrument}.{codec}"
 
@@ -40,13 +38,7 @@ def targets_of(path: Path, folder: Path, stems: Sequence[str], pattern: str, cod
     each other.
     """
     fields = {"filename": path.stem, "foldername": path.absolute().parent.name, "codec": codec}
-    try:
-        targets = [folder / pattern.format(instrument=stem, **fields) for stem in stems]
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"--filename-format {pattern!r}: {error} is no field of it. "
-            "Use {filename}, {instrument}, {foldername} and {codec}."
-        ) from None
+    targets = [folder / _filled(pattern, {"instrument": stem, **fields}) for stem in stems]
     inside = folder.resolve()
     for target in targets:
         if not target.resolve().is_relative_to(inside):
@@ -54,6 +46,16 @@ def targets_of(path: Path, folder: Path, stems: Sequence[str], pattern: str, cod
     if len({*targets}) < len(stems):
         raise UserError(f"--filename-format {pattern!r}: all stems get the same name. Use {{instrument}} in it.")
     return targets
+
+
+def _filled(pattern: str, fields: Mapping[str, str]) -> str:
+    # Not str.format: a pattern is names in braces, without attributes and conversions.
+    if wrong := [name for name in re.findall(r"{([^{}]*)}|[{}]", pattern) if name not in fields]:
+        raise UserError(
+            f"--filename-format {pattern!r}: {{{wrong[0]}}} is no field. "
+            "Use {filename}, {instrument}, {foldername} and {codec}."
+        )
+    return re.sub(r"{([^{}]*)}", lambda found: fields[found[1]], pattern)
 
 
 def _at_rate(stem: Tensor, rate: int, info: audio.Info) -> Tensor:

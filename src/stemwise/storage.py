@@ -8,6 +8,8 @@ channels, so that a crop in time is one piece of the file.
 | half    | 2             | magnitudes in half precision: 0.05 % error, from -150 dB to +30 dB       |
 | complex | 4             | real and imaginary part in half precision, for mixing stems anew         |
 | decibel | 1             | magnitudes as 8-bit decibels over 100 dB: 0.2 dB error, as in Spleeter   |
+
+0 dB is n_fft/2 = 2048, the largest magnitude of samples within ±1.
 """
 
 from dataclasses import dataclass
@@ -55,7 +57,9 @@ class Complex:
         return _to_half(torch.view_as_real(spectra.transpose(0, 1).contiguous()))
 
     def decode(self, records: np.ndarray) -> Tensor:
-        return torch.view_as_complex(torch.from_numpy(records.copy()).float()).transpose(0, 1)
+        parts = torch.from_numpy(records.copy()).float()
+        # Not view_as_complex, which refuses an empty tensor: a crop may lie outside the song.
+        return torch.complex(parts[..., 0], parts[..., 1]).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Decibel:
     has_phase = False
 
     def dtype(self, settings: Spectrogram) -> np.dtype[Any]:
-        return np.dtype([("low", "<f4"), ("high", "<f4"), ("levels", "u1", (settings.channels, settings.bins))])
+        return self._record(settings.channels, settings.bins)
 
     def encode(self, spectra: Tensor) -> np.ndarray:
         decibels = 20 * spectra.abs().clamp(min=QUIETEST).log10().transpose(0, 1)
@@ -77,8 +81,7 @@ class Decibel:
         low = torch.maximum(decibels.amin(dim=(1, 2)), high - DECIBEL_RANGE)
         step = (high - low).clamp(min=1e-6) / 255
         levels = ((decibels - low[:, None, None]) / step[:, None, None]).round().clamp(0, 255)
-        dtype = [("low", "<f4"), ("high", "<f4"), ("levels", "u1", tuple(decibels.shape[1:]))]
-        records = np.empty(len(decibels), dtype=dtype)
+        records = np.empty(len(decibels), self._record(*decibels.shape[1:]))
         records["low"], records["high"], records["levels"] = low, high, levels.to(torch.uint8)
         return records
 
@@ -89,6 +92,10 @@ class Decibel:
         magnitudes = 10 ** ((low + levels * ((high - low) / 255)) / 20)
         # Silence, clamped on the way in, is silence again.
         return torch.where(magnitudes > 2 * QUIETEST, magnitudes, 0.0).transpose(0, 1)
+
+    @staticmethod
+    def _record(channels: int, bins: int) -> np.dtype[Any]:
+        return np.dtype([("low", "<f4"), ("high", "<f4"), ("levels", "u1", (channels, bins))])
 
 
 Storage = Half | Complex | Decibel

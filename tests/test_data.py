@@ -1,0 +1,319 @@
+"""The data module: what is wrong is said before training, what is served is what was asked for."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from stemwise import index
+from stemwise.augment import Gain, Remix, TimeStretch
+from stemwise.data import StemData
+from stemwise.errors import UserError
+from stemwise.index import Cell, Index
+from stemwise.spectrogram import Spectrogram
+
+RATE = 8000
+SETTINGS = Spectrogram(sample_rate=RATE, channels=2, n_fft=64, hop=16, bins=24, frames=30)
+STEMS = ("vocals", "drums", "bass", "other")
+REST = {"accompaniment": "rest"}
+
+Make = Callable[..., StemData]
+
+
+def write_csv(path: Path, songs: list[str], columns: tuple[str, ...] = ("mix", *STEMS)) -> Path:
+    lines = [",".join(f"{column}_path" for column in columns)]
+    lines += [",".join(f"{song}/{column}.wav" for column in columns) for song in songs]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Seven songs whose mixture is the sum of four stems, and the CSVs of two splits."""
+    for song in range(7):
+        folder = tmp_path / f"song{song}"
+        folder.mkdir()
+        stems = np.random.default_rng(song).uniform(-0.2, 0.2, (4, 1600 + 100 * song, 2))
+        for name, wave in zip(("mix", *STEMS), (stems.sum(0), *stems), strict=True):
+            soundfile.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
+    write_csv(tmp_path / "train.csv", [f"song{song}" for song in range(5)])
+    write_csv(tmp_path / "valid.csv", ["song5", "song6"])
+    return tmp_path
+
+
+@pytest.fixture
+def make(root: Path) -> Make:
+    def make(stems: tuple[str, ...] = STEMS, **changes: Any) -> StemData:
+        chosen = {"train": root / "train.csv", "valid": root / "valid.csv", "cache": root / "cache", "num_workers": 0}
+        return StemData(stems, SETTINGS, **{**chosen, **changes})
+
+    return make
+
+
+def started(data: StemData, rank: int = 0, ranks: int = 1) -> StemData:
+    """As Lightning starts it."""
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]
+    if not rank:
+        data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def spoil(path: Path) -> None:
+    """Breaks a file such that only who decodes it finds out."""
+    wave, rate = soundfile.read(path)
+    wave[800] = np.nan
+    soundfile.write(path, wave, rate, subtype="FLOAT")
+
+
+def epoch(data: StemData, number: int = 0) -> list[dict[str, Any]]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+    return list(loader)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size=0 is not a whole number from 1 on"),
+        ({"batch_size": 2.5}, r"data\.batch_size=2\.5 is not a whole number"),
+        ({"batch_size": None}, r"data\.batch_size=None is not a whole number"),
+        ({"examples_per_song": 0}, r"data\.examples_per_song=0 is not a whole number from 1 on"),
+        ({"num_workers": -1}, r"data\.num_workers=-1 is not a whole number from 0 on"),
+        ({"seed": -1}, r"data\.seed=-1 is not a whole number from 0 on"),
+        ({"on_error": "ignore"}, r"data\.on_error='ignore' is not one of raise, skip"),
+        ({"on_error": "skip", "cache": None}, r"data\.on_error=skip needs the cache.*Set data\.cache"),
+        ({"storage": "float"}, r"data\.storage='float' is not one of half, complex, decibel"),
+        (
+            {"augment": {"mix": Remix(), "gain": Gain(), "time": TimeStretch()}},
+            r"augment: Remix, Gain changes.*data\.storage=half has none\. Set data\.storage=complex",
+        ),
+    ],
+)
+def test_settings_that_cannot_be(changes: dict[str, Any], message: str, make: Make) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**changes)
+
+
+def test_augmentations_find_what_they_need(make: Make) -> None:
+    make(augment={"time": TimeStretch()}, storage="decibel")
+    make(augment={"gain": Gain()}, storage="complex", cache=None)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_split_that_nobody_gave(split: str, make: Make) -> None:
+    with pytest.raises(UserError, match=rf"data\.{split}: no index CSV is given\. Set data\.{split}=PATH\.csv"):
+        make(**{split: None}).songs(split)
+
+
+def test_a_split_that_is_empty(make: Make, root: Path) -> None:
+    found = {split: Index("a folder", root, []) for split in ("train", "valid", "test")}
+    with pytest.raises(UserError, match=r"a folder: the split 'valid' is empty\. Add songs, or set data\.valid"):
+        make(valid=None, dataset=lambda _: found).prepare_data()
+
+
+def test_a_csv_goes_before_the_data_set(make: Make, root: Path) -> None:
+    asked = []
+
+    def find(where: Path | None) -> dict[str, Index]:
+        asked.append(where)
+        return {split: index.read(root / "valid.csv", root) for split in ("train", "valid", "test")}
+
+    data = make(train=root / "train.csv", valid=None, root=root, dataset=find)
+    assert [song.name for song in data.songs("train")] == [f"song{song}" for song in range(5)]
+    assert [song.name for song in data.songs("valid")] == ["song5", "song6"]
+    assert [song.name for song in data.songs("test")] == ["song5", "song6"]
+    assert asked == [root]  # once, and not before it is needed
+
+
+# Songs that are broken, or short.
+
+
+def test_all_broken_songs_are_named_at_once(make: Make, root: Path) -> None:
+    for name in ("song1/drums.wav", "song3/mix.wav", "song3/vocals.wav", "song6/bass.wav"):
+        spoil(root / name)
+    with pytest.raises(UserError) as caught:
+        make().prepare_data()
+    message = str(caught.value)
+    assert "data.on_error=skip leaves them out): 4 problems" in message
+    assert f"train: song1: {root}/song1/drums.wav: NaN or infinite samples at 0.10 s" in message
+    assert f"train: song3: {root}/song3/mix.wav: NaN" in message
+    assert f"train: song3: {root}/song3/vocals.wav: NaN" in message
+    assert f"valid: song6: {root}/song6/bass.wav: NaN" in message
+
+
+def test_a_stem_that_breaks_its_sums_is_named_once(make: Make, root: Path) -> None:
+    spoil(root / "song1/drums.wav")
+    write_csv(root / "train.csv", ["song0", "song1"], STEMS)  # the mixture is the sum
+    with pytest.raises(UserError, match=": 1 problem\n"):
+        make(("drums", "accompaniment"), sums=REST).prepare_data()
+
+
+def test_broken_songs_are_left_out_counted_and_named(make: Make, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("song1/drums.wav", "song3/mix.wav", "song6/bass.wav"):
+        spoil(root / name)
+    data = started(make(on_error="skip", batch_size=3, examples_per_song=2))
+    said = "\n".join(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert f"train: song1: {root}/song1/drums.wav: NaN" in said  # why
+    assert "train: 2 of 5 songs left out, broken: song1, song3" in said
+    assert "valid: 1 of 2 songs left out, broken: song6" in said
+    shown = [name for batch in epoch(data) for name in batch["name"]]
+    assert sorted(shown) == ["song0"] * 2 + ["song2"] * 2 + ["song4"] * 2
+    crops, wholes = data.val_dataloader()
+    assert [name for batch in crops for name in batch["name"]] == ["song5"]
+    assert [song["name"] for song in wholes] == ["song5"]
+
+
+def test_a_broken_file_that_is_not_needed_does_not_matter(make: Make, root: Path) -> None:
+    spoil(root / "song1/drums.wav")
+    spoil(root / "song1/mix.wav")
+    assert len(epoch(started(make(("vocals",), train=write_csv(root / "v.csv", ["song1"], ("vocals", "bass")))))) == 1
+    # With phases, a complete mixture is made of the stems.
+    spoil(root / "song0/mix.wav")
+    data = make(storage="complex", train=write_csv(root / "t.csv", ["song0"]))
+    assert len(epoch(started(data))) == 1
+
+
+def test_no_song_is_left(make: Make, root: Path) -> None:
+    for song in (5, 6):
+        spoil(root / f"song{song}/mix.wav")
+    with pytest.raises(UserError, match=r"data\.valid: no song is left that can be decoded"):
+        started(make(on_error="skip"))
+
+
+def test_short_songs_are_said_once(make: Make, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for song in (0, 5):
+        for name in ("mix", *STEMS):
+            soundfile.write(root / f"song{song}/{name}.wav", np.full((400, 2), 0.1), RATE)
+    data = started(make())
+    epoch(data)
+    said = [record.getMessage() for record in caplog.records if "shorter" in record.getMessage()]
+    assert said == ["2 songs are shorter than an example (0.06 s) and padded with silence: song0, song5"]
+
+
+# Which signals a stem is.
+
+
+@pytest.mark.parametrize("mixture", [True, False], ids=["mixture", "no mixture"])
+@pytest.mark.parametrize(
+    ("stems", "sums", "parts", "complete"),
+    [
+        (STEMS, {}, [["vocals"], ["drums"], ["bass"], ["other"]], True),
+        (("vocals",), {}, [["vocals"]], False),
+        (("vocals", "accompaniment"), REST, [["vocals"], ["drums", "bass", "other"]], True),
+        (("accompaniment", "vocals"), REST, [["drums", "bass", "other"], ["vocals"]], True),
+        (("drums", "bass"), {}, [["drums"], ["bass"]], False),
+        (("rhythm", "vocals"), {"rhythm": ["drums", "bass"]}, [["drums", "bass"], ["vocals"]], False),
+        (("rhythm", "rest"), {"rhythm": ["drums", "bass"], "rest": "rest"}, [STEMS[1:3], ("vocals", "other")], True),
+        (("all",), {"all": "rest"}, [STEMS], None),
+        # A stem twice: the stems add up to more than the mixture.
+        (("vocals", "all"), {"all": list(STEMS)}, [["vocals"], STEMS], False),
+    ],
+)
+def test_stems_of_a_four_stem_index(
+    mixture: bool,
+    stems: tuple[str, ...],
+    sums: dict[str, Any],
+    parts: list[list[str]],
+    complete: bool | None,
+    make: Make,
+    root: Path,
+) -> None:
+    columns = ("mix", *STEMS) if mixture else STEMS
+    data = make(stems, sums=sums, train=write_csv(root / "own.csv", ["song2", "song4"], columns))
+    for song in data.songs("train"):
+
+        def cells(names: Any, song: str = song.name) -> tuple[Cell, ...]:
+            return tuple(Cell(root / song / f"{name}.wav") for name in names)
+
+        assert song.stems == tuple(cells(names) for names in parts)
+        assert song.mixture == cells(["mix"] if mixture else STEMS)
+    assert [song.seconds for song in data.songs("train")] == [1800 / RATE, 2000 / RATE]
+    # One stem is never thought to be all of a mixture that has a file of its own.
+    assert data.complete == (complete if complete is not None else not mixture)
+
+
+@pytest.mark.parametrize(("columns", "complete"), [(("mix", "vocals"), False), (("vocals",), True)])
+def test_complete_with_one_column(columns: tuple[str, ...], complete: bool, make: Make, root: Path) -> None:
+    assert make(("vocals",), train=write_csv(root / "own.csv", ["song2"], columns)).complete == complete
+
+
+# What is served.
+
+
+@pytest.mark.parametrize("storage", ["half", "complex", "decibel"])
+@pytest.mark.parametrize("cached", [True, False], ids=["cache", "no cache"])
+@pytest.mark.parametrize("stems", [STEMS, ("vocals",)], ids=["4 stems", "1 stem"])
+def test_batches(storage: str, cached: bool, stems: tuple[str, ...], make: Make, root: Path) -> None:
+    def batches(**changes: Any) -> list[dict[str, Any]]:
+        return epoch(started(make(stems, batch_size=2, **changes)))
+
+    found = batches(storage=storage, **({} if cached else {"cache": None}))
+    assert (root / "cache").exists() == cached
+    assert len(found) == 3
+    # Every storage, with the cache or without, gives the same up to its own error.
+    exact = batches(storage="half", cache=None)
+    for batch, reference in zip(found, exact, strict=True):
+        assert batch["mixture"].shape == (2, 2, 30, 24)
+        assert batch["stems"].shape == (2, len(stems), 2, 30, 24)
+        assert batch["mixture"].dtype == batch["stems"].dtype == torch.float32
+        assert batch["name"] == reference["name"]
+        for key in ("mixture", "stems"):
+            error = (batch[key] - reference[key]).abs()
+            assert (error <= (0.025 if storage == "decibel" and cached else 2e-3) * reference[key] + 5e-3).all()
+
+
+def test_validation_is_the_same_each_time_and_shared_among_ranks(make: Make) -> None:
+    data = started(make(batch_size=1))
+    crops, wholes = data.val_dataloader()
+    again = data.val_dataloader()[0]
+    assert all(torch.equal(one["stems"], two["stems"]) for one, two in zip(crops, again, strict=True))
+    assert [song["mixture"].shape for song in wholes] == [(2, 2100), (2, 2200)]
+    names = []
+    for rank in range(2):
+        share = started(make(batch_size=1), rank, 2).val_dataloader()
+        names.append([[name for batch in share[0] for name in batch["name"]], [song["name"] for song in share[1]]])
+    assert names == [[["song5"], ["song5"]], [["song6"], ["song6"]]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_process_and_two_ranks_see_the_same_steps(workers: int, make: Make) -> None:
+    chosen = {"storage": "complex", "augment": {"mix": Remix(), "gain": Gain()}, "examples_per_song": 2}
+    alone = started(make(batch_size=4, num_workers=workers, **chosen))
+    pair = [started(make(batch_size=2, num_workers=workers, **chosen), rank, 2) for rank in range(2)]
+    steps = []
+    for number in (0, 1):
+        shares = [epoch(data, number) for data in pair]
+        whole = epoch(alone, number)
+        assert [len(share) for share in shares] == [len(whole)] * 2 == [3, 3]
+        for step, batch in enumerate(whole):
+            for row in range(4):  # rank 0 has the even places
+                share = shares[row % 2][step]
+                assert batch["name"][row] == share["name"][row // 2]
+                for key in ("mixture", "stems"):
+                    assert torch.equal(batch[key][row], share[key][row // 2])
+        steps.append(torch.cat([batch["mixture"] for batch in whole]))
+    assert not torch.equal(*steps)
+
+
+def test_the_indexes_that_were_used_are_written(make: Make, root: Path) -> None:
+    data = make(("vocals",))
+    data.prepare_data()
+    data.write_indexes(root / "run")
+    assert sorted(path.name for path in (root / "run").iterdir()) == ["train.csv", "valid.csv"]
+    for split in ("train", "valid"):
+        used, back = data.checked_index(split), index.read(root / f"run/{split}.csv", root)
+        assert back.tracks == used.tracks
+        assert back.problems == []
+        assert all(track.duration for track in back.tracks)
+    again = make(("vocals",), root=root, train=root / "run/train.csv", valid=root / "run/valid.csv")
+    assert again.songs("train") == data.songs("train")

@@ -1,0 +1,111 @@
+"""The house's walls: which module may import which, and what separation must do without."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+# Everything of ours that a module may import, floor by floor. What is not in the table fails the test.
+GROUND = {
+    "errors": set(),
+    "progress": set(),
+    "resampling": set(),
+    "decoding": {"errors"},
+    "audio": {"decoding", "errors", "resampling"},
+    "spectrogram": {"errors"},
+    "unet": {"errors"},
+    "masks": {"errors"},
+    "metrics": set(),
+    "augment": {"errors"},
+    "index": {"audio", "errors", "progress"},
+}
+MODEL = {
+    "signals": {"audio", "index", "spectrogram"},
+    "storage": {"errors", "spectrogram"},
+    "cache": {"audio", "errors", "index", "progress", "signals", "spectrogram", "storage"},
+    "examples": {"augment", "cache", "index", "signals", "spectrogram"},
+    "separator": {"errors", "masks", "spectrogram", "unet"},
+    "separation": {"audio", "errors", "progress", "resampling", "separator"},
+    "scoring": {"cache", "errors", "examples", "masks", "progress", "separator", "signals", "spectrogram"},
+    "datasets": {"errors", "index", "progress"},
+}
+TRAINING = {
+    "data": {"augment", "cache", "errors", "examples", "index", "spectrogram", "storage"},
+    "training": {"metrics", "separator"},
+    "callbacks": {"data", "separator", "training"},
+    "loggers": set(),
+}
+ENTRY = {
+    "launch": {"errors"},
+    "evaluate": {"data", "errors", "launch", "scoring", "separator"},
+    "cli": {"errors", "evaluate", "index", "separation", "separator"},
+    "train": {"callbacks", "errors", "launch", "separator", "training"},
+}
+TABLE = GROUND | MODEL | TRAINING | ENTRY
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, at the top or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+FILES = [path for path in SRC.rglob("*.py") if path.relative_to(SRC).parts[:2] != ("stemwise", "__init__.py")]
+
+
+def test_imports_go_one_way():
+    wrong = []
+    for path in FILES:
+        here = module(path)
+        ours = {name.split(".")[1] for name in imports(path) if name.startswith("stemwise.")} - {here, "__version__"}
+        wrong += [f"{path.relative_to(SRC)} imports {name}" for name in ours - TABLE[here]]
+    assert not wrong
+
+
+def test_the_table_is_not_stale():
+    used: dict[str, set[str]] = {name: set() for name in TABLE}
+    for path in FILES:
+        ours = {name.split(".")[1] for name in imports(path) if name.startswith("stemwise.")}
+        used[module(path)] |= ours - {module(path), "__version__"}
+    assert used == TABLE
+
+
+def test_lightning_and_hydra_stay_on_their_floors():
+    for path in FILES:
+        roots = {name.split(".")[0] for name in imports(path)}
+        if module(path) not in ENTRY:
+            assert not roots & {"hydra", "omegaconf"}, path
+        if module(path) in GROUND | MODEL:
+            assert "lightning" not in roots, path
+
+
+def test_separating_needs_neither_hydra_nor_lightning():
+    code = (
+        "import sys; import stemwise.separation, stemwise.separator; "
+        "sys.exit(', '.join({'hydra', 'lightning', 'omegaconf', 'wandb', 'museval'} & {*sys.modules}) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys; from stemwise import cli\n"
+        "sys.argv = ['stemwise', *sys.argv[1:]]\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    for arguments in (["--help"], ["separate", "--help"], ["index", "--help"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)

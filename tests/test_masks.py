@@ -1,0 +1,82 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stemwise import masks
+from stemwise.errors import UserError
+from stemwise.masks import MaskRule
+
+
+def example(stems: int, scale: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    estimates = scale * torch.rand(1, stems, 2, 3, 4, generator=generator)
+    return estimates, estimates.sum(dim=1) * 1.2
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(1, 5),
+    st.sampled_from([0.0, 1e-12, 1e-4, 1.0, 1e3]),
+    st.sampled_from([1.0, 2.0, 3.0]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_masks_are_non_negative_and_divide_the_mixture(stems, scale, exponent, rest, seed):
+    estimates, mixture = example(stems, scale, seed)
+    found = masks.ratio(estimates, mixture, MaskRule(exponent=exponent, rest=rest))
+    assert found.shape == estimates.shape
+    assert (found >= 0).all()
+    total = found.sum(dim=1)
+    if rest:
+        assert (total <= 1 + 1e-5).all()
+    else:
+        torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_the_rule_is_spleeters():
+    estimates, mixture = example(3, 1.0, 0)
+    squares = estimates**2
+    expected = (squares + 1e-10 / 3) / (squares.sum(dim=1, keepdim=True) + 1e-10)
+    torch.testing.assert_close(masks.ratio(estimates, mixture, MaskRule()), expected)
+
+
+def test_silence_is_divided_evenly():
+    silence = torch.zeros(1, 4, 2, 3, 4)
+    torch.testing.assert_close(masks.ratio(silence, silence[:, 0], MaskRule()), torch.full_like(silence, 0.25))
+
+
+def test_a_single_stem_is_weighed_against_what_is_left():
+    mixture = torch.full((1, 2, 3, 4), 2.0)
+    estimate = 0.5 * mixture.unsqueeze(1)
+    alone = masks.ratio(estimate, mixture, MaskRule())
+    torch.testing.assert_close(alone, torch.ones_like(alone))  # why `rest` exists
+    with_rest = masks.ratio(estimate, mixture, MaskRule(rest=True))
+    torch.testing.assert_close(with_rest, torch.full_like(with_rest, 0.5))
+
+
+def test_nothing_is_left_where_the_estimates_exceed_the_mixture():
+    estimates, _ = example(2, 1.0, 0)
+    found = masks.ratio(estimates, estimates.sum(dim=1) * 0.5, MaskRule(rest=True))
+    torch.testing.assert_close(found.sum(dim=1), torch.ones_like(found[:, 0]))
+
+
+def test_extension_above_the_band():
+    found = torch.rand(1, 2, 1, 3, 4)
+    zeros, average = (masks.extend(found, 6, name) for name in ("zeros", "average"))
+    torch.testing.assert_close(zeros[..., :4], found)
+    torch.testing.assert_close(average[..., :4], found)
+    assert not zeros[..., 4:].any()
+    torch.testing.assert_close(average[..., 4:], found.mean(dim=-1, keepdim=True).expand(-1, -1, -1, -1, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"extension": "ones"}, "mask.extension='ones' is not one of zeros, average"),
+        ({"exponent": 0}, r"mask.exponent=0 is not in \(0, 16\]"),
+    ],
+)
+def test_rules_that_cannot_work_say_why(arguments, message):
+    with pytest.raises(UserError, match=message):
+        MaskRule(**arguments)

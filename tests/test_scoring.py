@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from stemwise import index, masks, scoring, separator, spectrogram
+from stemwise.examples import songs as songs_of
+
+STEMS = ["vocals", "accompaniment"]
+SUMS = {"accompaniment": "rest"}
+
+
+@pytest.fixture
+def model_file(small_separator, tmp_path):
+    separator.save(small_separator, tmp_path / "model.safetensors", {})
+    return tmp_path / "model.safetensors"
+
+
+def two_songs(root: Path, silent: bool = False) -> list:
+    """Two songs of three seconds; in the second, the voice is silent if asked."""
+    random = np.random.default_rng(0)
+    lines = ["vocals_path,accompaniment_path"]
+    for number in range(2):
+        waves = 0.1 * random.standard_normal((2, 24000))
+        if silent and number == 1:
+            waves[0] = 0
+        for stem, wave in zip(STEMS, waves, strict=True):
+            soundfile.write(root / f"{number} {stem}.wav", wave, 8000)
+        lines.append(",".join(f"{number} {stem}.wav" for stem in STEMS))
+    (root / "test.csv").write_text("\n".join(lines))
+    checked = index.check(index.read(root / "test.csv", root), STEMS, SUMS)
+    return songs_of(checked, STEMS, SUMS)
+
+
+def test_scores_are_musevals_own(small_separator, tmp_path):
+    import museval
+
+    generator = torch.Generator().manual_seed(0)
+    references = 0.1 * torch.randn(2, 1, 24000, generator=generator)
+    estimates = references + 0.05 * torch.randn(2, 1, 24000, generator=generator)
+    document = scoring.bss_eval(references, estimates, STEMS, 8000)
+    SDR, ISR, SIR, SAR = museval.evaluate(
+        references.transpose(1, 2).numpy(), estimates.transpose(1, 2).numpy(), win=8000, hop=8000
+    )
+    assert [target["name"] for target in document["targets"]] == STEMS
+    for row, target in enumerate(document["targets"]):
+        for name, expected in (("SDR", SDR), ("ISR", ISR), ("SIR", SIR), ("SAR", SAR)):
+            found = [frame["metrics"][name] for frame in target["frames"]]
+            np.testing.assert_allclose(found, expected[row], atol=1e-4)
+    frames = document["targets"][0]["frames"]
+    assert [(frame["time"], frame["duration"]) for frame in frames] == [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)]
+
+
+def test_the_documents_are_read_by_museval(model_file, tmp_path):
+    import museval
+
+    scoring.evaluate(model_file, two_songs(tmp_path), tmp_path / "scores", ["mixture"], workers=0)
+    table = museval.aggregate.json2df(json.loads((tmp_path / "scores/model/0 vocals.json").read_text()), "song")
+    assert set(table["target"]) == set(STEMS)
+
+
+def test_a_second_run_scores_nothing_again(model_file, small_separator, tmp_path, monkeypatch):
+    songs = two_songs(tmp_path)
+    first = scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    called = []
+    score = scoring.bss_eval
+    monkeypatch.setattr(scoring, "bss_eval", lambda *a: called.append(1) or score(*a))
+    second = scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    assert second.values == first.values
+    assert not called
+    # Another model is scored again, the baselines are not.
+    small_separator.unets[0].last.bias.data += 1
+    separator.save(small_separator, model_file, {})
+    scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    assert len(called) == 2
+    # A document that was cut off while it was written is as none.
+    (tmp_path / "scores/mixture/0 vocals.json").write_text('{"targets": [')
+    scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    assert len(called) == 3
+
+
+def test_songs_in_parallel_score_the_same(model_file, tmp_path):
+    songs = two_songs(tmp_path)
+    alone = scoring.evaluate(model_file, songs, tmp_path / "one", [], workers=0)
+    together = scoring.evaluate(model_file, songs, tmp_path / "two", [], workers=2)
+    assert alone.values == together.values
+
+
+def test_silent_references_are_named_and_not_scored(model_file, tmp_path):
+    scores = scoring.evaluate(model_file, two_songs(tmp_path, silent=True), tmp_path / "scores", ["oracle"], workers=0)
+    assert list(scores.silent.values()) == [["vocals"]]
+    assert len(scores.values["model"]["vocals"]["SDR"]) == 1
+    assert len(scores.values["model"]["accompaniment"]["SDR"]) == 2
+
+
+def test_the_oracle_is_the_mask_rule_on_the_truth(small_separator):
+    stems = torch.randn(2, 1, 5000)
+    mixture = stems.sum(dim=0)
+    found = scoring.oracle(mixture, stems, small_separator)
+    settings = small_separator.spectrogram
+    spectra = [spectrogram.stft(wave, settings) for wave in (mixture, *stems)]
+    powers = torch.stack([s[..., : settings.bins].abs().square() for s in spectra[1:]])
+    mask = masks.extend(powers[0] / powers.sum(dim=0), settings.full_bins, "zeros")
+    expected = spectrogram.istft(mask * spectra[0], 5000, settings)
+    torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
+
+
+def test_medians_of_medians():
+    frames = [{"metrics": dict.fromkeys(scoring.METRICS, value)} for value in (1.0, 5.0, float("nan"), 2.0)]
+    values: dict = {}
+    for shift in (0, 10, 100):
+        moved = [{"metrics": {m: v + shift for m, v in frame["metrics"].items()}} for frame in frames]
+        scoring._add(values, {"targets": [{"name": "vocals", "frames": moved}]})
+    scores = scoring.Scores({"model": values})
+    assert scores.median("model", "vocals", "SDR") == 12.0
+    assert "| vocals | model | 12.00 |" in scores.table(["vocals"])
+
+
+def test_song_names_become_file_names():
+    assert scoring._file_name("AC/DC\\..") == "AC_DC_...json"
+    assert scoring._file_name("../../etc") == "_.._etc.json"
+
+
+def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_path):
+    assert train("stems=2", "trainer.max_steps=1").code == 0
+    keys = ["data=csv", f"data.root={songs}", f"data.test={songs}/test.csv", "data.num_workers=0", "workers=0"]
+    done = stemwise("evaluate", "checkpoint=run/model.safetensors", *keys)
+    assert done.code == 0, done.output
+    folder = tmp_path / "run/evaluation-test"
+    assert {path.name for path in folder.iterdir()} == {"model", "mixture", "oracle", "scores.md", "scores.json"}
+    assert "| accompaniment | oracle |" in done.output
+    assert (folder / "scores.md").read_text() in done.output
+    assert stemwise("evaluate", "checkpoint=run/checkpoints/last.ckpt", *keys, "output=again").code == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["checkpoint=none.safetensors"], "no such model file"),
+        (["checkpoint=model.safetensors", "split=all"], "split=all"),
+        (["checkpoint=model.safetensors", "baselines=[magic]"], "baselines=magic"),
+        ([], "checkpoint"),
+        (["checkpoint=model.safetensors", "unknown=1"], "unknown"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(stemwise, model_file, songs, keys, message):
+    data = ["data=csv", f"data.root={songs}", f"data.test={songs}/test.csv"]
+    done = stemwise("evaluate", *data, *keys)
+    assert done.code == 2, done.output
+    assert message in done.output
+    assert "Traceback" not in done.output

@@ -1,0 +1,222 @@
+import json
+import math
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stemwise import masks, separator, spectrogram
+from stemwise.errors import UserError
+from stemwise.masks import MaskRule
+from stemwise.separator import Separator
+from stemwise.spectrogram import Spectrogram
+from stemwise.unet import UNetSettings
+
+
+def rebuilt(model: Separator, **changes: object) -> Separator:
+    """The same weights under other settings."""
+    parts = {name: getattr(model, name) for name in ("stems", "spectrogram", "unet", "mask", "output")} | changes
+    other = Separator(**parts)
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+def whole(model: Separator, waveform: torch.Tensor) -> torch.Tensor:
+    """Separation as the formula has it: all windows at once, one mask for the whole song."""
+    settings = model.spectrogram
+    spectrum = spectrogram.stft(waveform, settings)
+    magnitudes = spectrum[..., : settings.bins].abs()
+    frames = magnitudes.shape[-2]
+    padded = torch.nn.functional.pad(magnitudes, (0, 0, 0, -frames % settings.frames))
+    batch = padded.unflatten(-2, (-1, settings.frames)).transpose(0, 1)
+    with torch.no_grad():
+        found = model.masks(batch).permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :frames]
+    full = masks.extend(found, settings.full_bins, model.mask.extension)
+    return spectrogram.istft(full * spectrum, waveform.shape[-1], settings)
+
+
+# From nothing to many windows, and the lengths around the edges of windows and of the overlap.
+LENGTHS = [1, 10, 64 * 16 - 257, 64 * 16 - 256, 64 * 16 - 255, 64 * 16, 2 * 64 * 16 - 255, 5000, 12345]
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+@pytest.mark.parametrize("extension", masks.EXTENSIONS)
+def test_streaming_equals_the_whole(small_separator, samples, extension):
+    model = rebuilt(small_separator, mask=MaskRule(extension=extension))
+    song = torch.randn(1, samples)
+    expected = whole(model, song)
+    torch.testing.assert_close(model.separate(song), expected, rtol=0, atol=1e-6)
+    for block in (1000, 77):
+        streamed = torch.cat(list(model.stream(song.split(block, dim=-1))), dim=-1)
+        assert streamed.shape == (2, 1, samples)
+        torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-6)
+
+
+def test_no_sample_at_all_gives_none(small_separator):
+    assert sum(piece.shape[-1] for piece in small_separator.stream([torch.zeros(1, 0)])) == 0
+
+
+@pytest.mark.parametrize("output", separator.OUTPUTS)
+def test_the_stems_add_up_to_the_mixture(small_separator, output):
+    song = torch.randn(1, 6000)
+    everywhere = rebuilt(small_separator, mask=MaskRule(extension="average"), output=output)
+    torch.testing.assert_close(everywhere.separate(song).sum(dim=0), song, rtol=0, atol=1e-5)
+    # With zeros above F, they add up to what a low pass leaves of it.
+    settings = small_separator.spectrogram
+    spectrum = spectrogram.stft(song, settings)
+    spectrum[..., settings.bins :] = 0
+    low = spectrogram.istft(spectrum, song.shape[-1], settings)
+    below = rebuilt(small_separator, output=output)
+    torch.testing.assert_close(below.separate(song).sum(dim=0), low, rtol=0, atol=1e-5)
+
+
+def test_silence_stays_silence(small_separator):
+    assert not small_separator.separate(torch.zeros(1, 3000)).any()
+
+
+def test_estimates_are_a_bounded_share_of_the_mixture(small_separator):
+    magnitudes = torch.rand(2, 1, 16, 64)
+    for output in separator.OUTPUTS:
+        estimates = rebuilt(small_separator, output=output)(magnitudes)
+        assert estimates.shape == (2, 2, 1, 16, 64)
+        assert (estimates >= 0).all()
+        assert (estimates <= magnitudes.unsqueeze(1)).all()
+    torch.testing.assert_close(estimates.sum(dim=1), magnitudes)  # softmax
+
+
+def test_one_network_per_stem(small_separator):
+    magnitudes = torch.rand(1, 1, 16, 64)
+    expected = [unet(magnitudes).sigmoid() * magnitudes for unet in small_separator.unets]
+    torch.testing.assert_close(small_separator(magnitudes), torch.stack(expected, dim=1))
+
+
+def test_a_model_file_carries_all_that_separation_needs(small_separator, tmp_path):
+    model = rebuilt(small_separator, mask=MaskRule(exponent=1.5, extension="average", rest=True), output="softmax")
+    path = tmp_path / "new" / "model.safetensors"
+    separator.save(model, path, {"step": 7, "sdr": {"mean": 1.5}})
+    loaded, facts = separator.read(path)
+    assert facts == {"step": 7, "sdr": {"mean": 1.5}}
+    assert loaded.settings == model.settings
+    assert not loaded.training
+    song = torch.randn(1, 3000)
+    torch.testing.assert_close(loaded.separate(song), model.separate(song), rtol=0, atol=0)
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_model(small_separator, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    separator.save(small_separator, path, {"step": 1})
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(separator, "save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        separator.save(small_separator, path, {"step": 2})
+    assert separator.read(path)[1] == {"step": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Boom:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code from the file ran')",))
+
+
+def description(model: Separator, **changes: object) -> dict[str, str]:
+    return {separator.METADATA_KEY: json.dumps({"format": 1, **model.settings, **changes})}
+
+
+def test_files_that_are_no_model_are_refused(small_separator, tmp_path):
+    weights = dict(small_separator.state_dict())
+    short = {name: value for name, value in weights.items() if name != "unets.0.last.bias"}
+    wrong = weights | {"unets.0.last.bias": torch.zeros(99)}
+    settings = small_separator.settings
+    cases = {
+        "a safetensors file, but not of stemwise": (weights, None),
+        "description is damaged": (weights, {separator.METADATA_KEY: '{"format": 1}'}),
+        "not a model file": (weights, {separator.METADATA_KEY: "{"}),
+        "model format 99": (weights, description(small_separator, format=99)),
+        "1 weights do not fit": (short, description(small_separator)),
+        "first unets.0.last.bias": (wrong, description(small_separator)),
+        "unet.encoder_activation='exec'": (
+            weights,
+            description(small_separator, unet=settings["unet"] | {"encoder_activation": "exec"}),
+        ),
+        # Would be terabytes if it were built.
+        "weights do not fit": (weights, description(small_separator, unet=settings["unet"] | {"filters": [10**6] * 3})),
+    }
+    path = tmp_path / "model.safetensors"
+    for message, (tensors, metadata) in cases.items():
+        save_file(tensors, path, metadata=metadata)
+        with pytest.raises(UserError, match=message):
+            separator.load(path)
+    for content in (b"", b"RIFF....", b"\xff" * 100, path.read_bytes()[:5000]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="not a model file"):
+            separator.load(path)
+
+
+def test_checkpoints_that_are_none_are_refused_and_run_no_code(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}}, path)
+    truncated = path.read_bytes()[:300]
+    for content in (b"", b"not a zip", truncated, pickle.dumps(Boom())):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"last.ckpt: not a checkpoint of stemwise"):
+            separator.load(path)
+    torch.save({"state_dict": {}, "separator": Boom()}, path)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        separator.load(path)
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(UserError, match="no such model file"):
+        separator.load(tmp_path / "none.safetensors")
+
+
+def test_starting_from_another_model_takes_the_stems_that_are_in_both(small_separator):
+    names = ["drums", "accompaniment"]
+    other = Separator(names, small_separator.spectrogram, small_separator.unet, MaskRule())
+    before = other.unets[0].last.weight.clone()
+    assert separator.start_from(other, small_separator) == ["accompaniment"]
+    torch.testing.assert_close(other.unets[1].state_dict(), small_separator.unets[1].state_dict())
+    torch.testing.assert_close(other.unets[0].last.weight, before)
+
+
+def test_starting_from_a_model_that_does_not_fit_says_why(small_separator):
+    settings, unet = small_separator.spectrogram, small_separator.unet
+    cases = {
+        "none of drums": Separator(["drums"], settings, unet, MaskRule()),
+        "has unet=": Separator(["vocals"], settings, UNetSettings(filters=(4, 4, 4)), MaskRule()),
+        "has 1 channels, this run 2": Separator(["vocals"], replace(settings, channels=2), unet, MaskRule()),
+    }
+    for message, model in cases.items():
+        with pytest.raises(UserError, match=message):
+            separator.start_from(model, small_separator)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stems": []}, "name at least one stem"),
+        ({"stems": ["a", "a"]}, "each once"),
+        ({"output": "tanh"}, "model.output='tanh' is not one of sigmoid, softmax"),
+        ({"spectrogram": Spectrogram(frames=100)}, "spectrogram.frames=100 is not a multiple of 64.* Take 64"),
+        ({"spectrogram": Spectrogram(bins=1000)}, "spectrogram.bins=1000 is not a multiple of 64.* Take 960"),
+    ],
+)
+def test_settings_that_cannot_work_say_why(arguments, message):
+    parts = {"stems": ["vocals"], "spectrogram": Spectrogram(), "unet": UNetSettings(), "mask": MaskRule()}
+    with torch.device("meta"), pytest.raises(UserError, match=message):
+        Separator(**parts | arguments)
+
+
+def test_memory_does_not_grow_with_the_song(small_separator):
+    """What a window leaves behind is one overlap: the pieces that come out are no longer than a window."""
+    model, seconds = small_separator, 20
+    blocks = (torch.randn(1, 8000) for _ in range(seconds))
+    pieces = [piece.shape[-1] for piece in model.stream(blocks)]
+    assert max(pieces) <= model.spectrogram.frames * model.spectrogram.hop
+    assert len(pieces) == math.ceil(model.spectrogram.frame_count(seconds * 8000) / model.spectrogram.frames)

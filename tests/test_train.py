@@ -1,0 +1,268 @@
+"""The training command from the first key to the model file."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+
+from stemwise import separator
+
+RUN = Path("run")
+
+
+def losses(run: Path = RUN) -> list[float]:
+    with (run / "csv/metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_a_run_has_one_folder_with_all_in_it(train, songs):
+    done = train()
+    assert done.code == 0, done.output
+    assert {path.name for path in RUN.iterdir()} == {
+        ".hydra",
+        "config.yaml",
+        "train.log",
+        "csv",
+        "index",
+        "checkpoints",
+        "model.safetensors",
+    }
+    config = yaml.safe_load((RUN / "config.yaml").read_text())
+    assert config["stem_names"] == ["vocals", "drums", "bass", "other"]
+    assert config["data"]["stems"] == config["stem_names"]  # resolved
+    assert len((RUN / "index/train.csv").read_text().splitlines()) == 5
+    model, facts = separator.read(RUN / "model.safetensors")
+    assert facts["step"] == 4
+    assert set(facts["sdr"]) == {"mean", "vocals", "drums", "bass", "other"}
+    assert model.spectrogram.sample_rate == 8000
+    assert "stemwise separate SONG.mp3 --model" in done.output
+    assert str(RUN / "model.safetensors") in done.output
+    checkpoint = separator.load(RUN / "checkpoints/last.ckpt")
+    torch.testing.assert_close(checkpoint.state_dict(), model.state_dict())
+
+
+def test_the_model_file_is_the_best_of_the_run_not_the_last(train):
+    """With a learning rate that ruins the weights, an early validation stays the best."""
+    done = train("trainer.max_steps=6", "trainer.val_check_interval=1", "optimizer.lr=1.0")
+    assert done.code == 0, done.output
+    with (RUN / "csv/metrics.csv").open() as file:
+        scores = {int(row["step"]) + 1: float(row["sdr/mean"]) for row in csv.DictReader(file) if row["sdr/mean"]}
+    facts = separator.read(RUN / "model.safetensors")[1]
+    assert facts["sdr"]["mean"] == pytest.approx(max(scores.values()), abs=1e-3)
+    assert facts["step"] == max(scores, key=lambda step: scores[step])
+
+
+def test_the_same_seed_gives_the_same_run(train):
+    first = [train("hydra.run.dir=one").code, losses(Path("one"))]
+    second = [train("hydra.run.dir=two").code, losses(Path("two"))]
+    third = [train("hydra.run.dir=three", "seed=1").code, losses(Path("three"))]
+    assert first == second != third
+    one, two = (separator.load(Path(name) / "model.safetensors").state_dict() for name in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_resuming_in_the_same_folder_goes_on_from_the_last_step(train):
+    whole = train("hydra.run.dir=whole", "trainer.max_steps=4", "model.unet.dropout=0")
+    train("hydra.run.dir=parts", "trainer.max_steps=2", "model.unet.dropout=0")
+    resumed = train("hydra.run.dir=parts", "trainer.max_steps=4", "ckpt_path=last", "model.unet.dropout=0")
+    assert (whole.code, resumed.code) == (0, 0), resumed.output
+    states = [separator.load(Path(name) / "checkpoints/last.ckpt").state_dict() for name in ("whole", "parts")]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_last_without_a_run_says_how_to_name_it(train):
+    done = train("ckpt_path=last")
+    assert done.code == 2
+    assert "hydra.run.dir=RUN ckpt_path=last" in done.output
+
+
+def test_init_from_starts_with_another_models_weights(train):
+    assert train("hydra.run.dir=first", "trainer.max_steps=2").code == 0
+    done = train("init_from=first/model.safetensors", "stems=1", "trainer.max_steps=1", "optimizer.lr=0")
+    assert done.code == 0, done.output
+    assert "took over vocals" in done.output
+    first, second = (separator.load(Path(name) / "model.safetensors") for name in ("first", "run"))
+    torch.testing.assert_close(second.unets[0].last.weight, first.unets[0].last.weight)
+
+
+@pytest.mark.parametrize(
+    ("stems", "names", "rest"),
+    [
+        ("stems=1", ["vocals"], True),
+        ("stems=2", ["vocals", "accompaniment"], False),
+        ("stem_names=[drums,bass]", ["drums", "bass"], True),
+    ],
+)
+def test_stems_can_be_sums_and_parts_of_the_columns(train, stems, names, rest):
+    done = train(stems, "trainer.max_steps=1")
+    assert done.code == 0, done.output
+    model = separator.load(RUN / "model.safetensors")
+    assert list(model.stems) == names
+    # Stems that are not all of the mixture must leave some of it unclaimed.
+    assert model.mask.rest is rest
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.cache=null"],
+        ["data.storage=decibel"],
+        ["augment=remix"],
+        ["augment=stretch"],
+        ["model=softmax_unet"],
+        ["scheduler=cosine"],
+        ["optimizer=adamw"],
+        ["logger=[csv,tensorboard]"],
+        ["trainer.accumulate_grad_batches=2"],
+        ["trainer.precision=bf16-mixed"],
+        ["data.num_workers=2"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_the_choices_train(train, overrides):
+    done = train("trainer.max_steps=2", *overrides)
+    assert done.code == 0, done.output
+    assert (RUN / "model.safetensors").is_file()
+
+
+def test_averaged_weights_are_what_is_validated_and_shipped(train):
+    """After two steps of a decay of 0.5 the average is neither the last weights nor the first."""
+    assert train("trainer.max_steps=3", "trainer.val_check_interval=3", "ema=0.5", "optimizer.lr=0.01").code == 0
+    checkpoint = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+    name = "separator.unets.0.last.weight"
+    shipped = separator.load(RUN / "model.safetensors").unets[0].last.weight
+    torch.testing.assert_close(shipped, checkpoint["state_dict"][name])
+    assert not torch.equal(shipped, checkpoint["current_model_state"][name])
+
+
+def test_python_m_train_and_stemwise_train_are_the_same_command(songs, tmp_path):
+    """In processes of their own, as users start them."""
+    from conftest import TINY
+
+    keys = ["data=csv", f"data.root={songs}", f"data.train={songs}/train.csv", f"data.valid={songs}/valid.csv", *TINY]
+    scores = []
+    for number, command in enumerate((["-m", "train"], ["-m", "stemwise.cli", "train"])):
+        arguments = [*keys, f"hydra.run.dir={tmp_path}/{number}", "trainer.max_steps=2"]
+        subprocess.run([sys.executable, *command, *arguments], check=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
+        scores.append(separator.read(tmp_path / str(number) / "model.safetensors")[1])
+    assert scores[0] == scores[1]
+
+
+def test_a_sweep_makes_a_folder_per_run(train):
+    done = train("hydra.mode=MULTIRUN", "seed=0,1", "trainer.max_steps=1", "hydra.sweep.dir=sweep")
+    assert done.code == 0, done.output
+    assert sorted(path.parent.name for path in Path("sweep").rglob("model.safetensors")) == ["0", "1"]
+
+
+def bad(overrides: list[str], *expected: str) -> object:
+    return pytest.param(overrides, expected, id=" ".join(overrides)[:60])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        bad(["stems=3"], "stems=3", "1, 2, 4, 5", "stem_names=["),
+        bad(["data.batch_sise=4"], "data.batch_sise", "not in struct"),
+        bad(["batch=4"], "batch"),
+        bad(["trainer.max_stepz=4"], "max_stepz"),
+        bad(["data=musdb"], "musdb", "musdb18"),
+        bad(["stems=5"], "piano_path", "stem_names=[vocals,drums,bass,other]"),
+        bad(["data.train=none.csv"], "none.csv", "no such index CSV"),
+        bad(["data.valid=null"], "data.valid", "Set data.valid=PATH.csv"),
+        bad(["data.root=nowhere"], "nowhere", "Set data.root"),
+        bad(["data.batch_size=0"], "data.batch_size=0"),
+        bad(["data.batch_size=many"], "batch_size"),
+        bad(["data.storage=mp3"], "data.storage='mp3'", "half, complex, decibel"),
+        bad(["spectrogram.bins=3000"], "spectrogram.bins=3000", "n_fft/2+1"),
+        bad(["spectrogram.frames=20"], "spectrogram.frames=20", "multiple of 8"),
+        bad(["init_from=none.safetensors"], "none.safetensors", "no such model file"),
+        bad(["ckpt_path=none.ckpt"], "none.ckpt", "no checkpoint"),
+        bad(["augment=remix", "data.storage=half"], "data.storage=complex"),
+        bad(["trainer.precision=3"], "precision"),
+        bad(["trainer.accelerator=abacus"], "abacus"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(train, overrides, expected):
+    done = train(*overrides)
+    assert done.code == 2, done.output
+    assert "Traceback" not in done.output
+    for part in expected:
+        assert part in done.output
+
+
+def test_piano_on_musdb18_is_refused(stemwise, shared_data):
+    done = stemwise("train", "stems=5", "data=musdb18", f"data.root={shared_data}/musdb18-7s", "logger=csv")
+    assert done.code == 2
+    assert "piano_path" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_cache_that_cannot_be_written_is_refused(train, tmp_path):
+    (tmp_path / "file").touch()
+    done = train("data.cache=file/cache")
+    assert done.code == 2
+    assert "data.cache=file/cache" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_disk_that_is_too_full_is_refused(train, monkeypatch):
+    import shutil
+
+    full = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    done = train()
+    assert done.code == 2
+    assert "are free" in done.output
+    assert "Traceback" not in done.output
+
+
+def broken_song(songs: Path, root: Path) -> Path:
+    """The songs again, and among them a FLAC that breaks off in the middle after a good header and end."""
+    for split in ("train", "valid"):
+        (root / f"{split}.csv").write_text((songs / f"{split}.csv").read_text().replace("Song ", f"{songs}/Song "))
+    noise = 0.1 * torch.randn(16000, 2).numpy()
+    soundfile.write(root / "bad.flac", noise, 8000)
+    data = bytearray((root / "bad.flac").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    (root / "bad.flac").write_bytes(data)
+    with (root / "train.csv").open("a") as file:
+        file.write(",".join(["bad.flac"] * 4) + "\n")
+    return root
+
+
+def test_a_song_that_breaks_while_caching_stops_or_is_skipped_by_name(train, songs, tmp_path):
+    root = broken_song(songs, tmp_path)
+    keys = [f"data.root={root}", f"data.train={root}/train.csv", f"data.valid={root}/valid.csv"]
+    done = train(*keys)
+    assert done.code == 2
+    assert "bad.flac" in done.output
+    assert "on_error=skip" in done.output
+    assert "Traceback" not in done.output
+    done = train(*keys, "data.on_error=skip", "trainer.max_steps=1")
+    assert done.code == 0, done.output
+    assert "1 of 5 songs left out, broken: bad" in done.output
+
+
+def test_songs_shorter_than_an_example_are_padded_and_said_so_once(train):
+    done = train("spectrogram.frames=256", "trainer.max_steps=1")
+    assert done.code == 0, done.output
+    assert done.output.count("shorter than an example") == 1
+
+
+def test_it_learns(train):
+    """Pure tones at frequencies of their own are an easy task: far above the unprocessed mixture."""
+    done = train("trainer.max_steps=120", "optimizer.lr=0.01", "augment=remix")
+    assert done.code == 0, done.output
+    found = losses()
+    assert sum(found[-10:]) < 0.5 * sum(found[:10])
+    facts = separator.read(RUN / "model.safetensors")[1]
+    # Four equal tones: the mixture itself is at -4.8 dB.
+    assert facts["sdr"]["mean"] > 1.0
+    assert json.dumps(facts)

@@ -1,0 +1,88 @@
+from functools import partial
+
+import pytest
+import torch
+
+from stemwise import training
+from stemwise.training import SeparatorTraining
+
+
+@pytest.fixture
+def module(small_separator):
+    return SeparatorTraining(
+        small_separator,
+        partial(torch.optim.Adam, lr=1e-4),
+        partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0, total_iters=0),
+    )
+
+
+def test_the_loss_is_spleeters_mean_per_stem():
+    estimates, stems = torch.rand(2, 3, 1, 4, 5, 6)
+    losses = training.l1(estimates, stems)
+    expected = [(estimates[:, s] - stems[:, s]).abs().mean() for s in range(3)]
+    torch.testing.assert_close(losses, torch.stack(expected))
+
+
+def test_a_step_lowers_the_loss_of_every_stem(module):
+    """One batch, learned by heart: each stem's network gets a gradient, and only its own stem's."""
+    torch.manual_seed(0)
+    batch = {"mixture": torch.rand(2, 1, 16, 64)}
+    batch["stems"] = torch.stack([0.9 * batch["mixture"], 0.1 * batch["mixture"]], dim=1)
+    module.log = lambda *_, **__: None
+    module.train()
+    optimizer = module.configure_optimizers()["optimizer"]
+    with torch.no_grad():
+        before = training.l1(module.separator(batch["mixture"]), batch["stems"])
+    for _ in range(60):
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = training.l1(module.separator(batch["mixture"]), batch["stems"])
+    assert (after < before).all()
+
+
+def test_a_stems_loss_moves_only_its_own_network(module):
+    losses = training.l1(module.separator(torch.rand(1, 1, 16, 64)), torch.rand(1, 2, 1, 16, 64))
+    losses[0].backward()
+    first, second = module.separator.unets
+    assert all(p.grad is not None for p in first.parameters())
+    assert all(p.grad is None for p in second.parameters())
+
+
+def test_it_logs_total_and_stems(module):
+    logged = {}
+    module.log = lambda name, value, **_: logged.setdefault(name, float(value))
+    module.training_step({"mixture": torch.rand(1, 1, 16, 64), "stems": torch.rand(1, 2, 1, 16, 64)}, 0)
+    assert set(logged) == {"train/loss", "train/vocals", "train/accompaniment"}
+    assert logged["train/loss"] == pytest.approx(logged["train/vocals"] + logged["train/accompaniment"])
+
+
+def test_sdr_is_the_mean_over_songs_through_the_inference_path(module):
+    from stemwise import metrics
+
+    logged = {}
+    module.log = lambda name, value, **_: logged.setdefault(name, float(value))
+    module.all_gather = lambda value: value
+    module.eval()
+    songs = [{"mixture": torch.randn(1, n), "stems": torch.randn(2, 1, n)} for n in (3000, 4000)]
+    songs[1]["stems"][1] = 0  # a silent reference counts for no song
+    module.on_validation_epoch_start()
+    for song in songs:
+        module.validation_step(song, 0, training.SONGS)
+    module.on_validation_epoch_end()
+    scores = [metrics.usdr(song["stems"], module.separator.separate(song["mixture"])) for song in songs]
+    assert logged["sdr/vocals"] == pytest.approx(float(scores[0][0] + scores[1][0]) / 2, abs=1e-4)
+    assert logged["sdr/accompaniment"] == pytest.approx(float(scores[0][1]), abs=1e-4)
+    assert logged["sdr/mean"] == pytest.approx((logged["sdr/vocals"] + logged["sdr/accompaniment"]) / 2, abs=1e-4)
+
+
+def test_a_checkpoint_is_a_model_file_too(module, tmp_path):
+    from stemwise import separator
+
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    song = torch.randn(1, 2000)
+    loaded = separator.load(tmp_path / "last.ckpt")
+    torch.testing.assert_close(loaded.separate(song), module.separator.separate(song), rtol=0, atol=0)
