@@ -61,7 +61,7 @@ def _checkpoint(path: str | None, folder: Path) -> Path | None:
 
 
 def _model(cfg: DictConfig, complete: bool) -> Any:
-    from stemwise import separator
+    from stemwise import model_file, separator
 
     settings = launch.plain(cfg.model)
     if settings["mask"]["rest"] is None:
@@ -69,7 +69,7 @@ def _model(cfg: DictConfig, complete: bool) -> Any:
         settings["mask"]["rest"] = not complete
     model = instantiate(settings, _convert_="all")
     if cfg.init_from is not None:
-        taken = separator.start_from(model, separator.load(cfg.init_from))
+        taken = separator.start_from(model, model_file.load(cfg.init_from))
         log.info("init_from=%s: took over %s", cfg.init_from, ", ".join(taken))
     return model
 

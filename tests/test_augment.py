@@ -223,7 +223,7 @@ def test_gain_is_within_reason(decibels: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(1.1, 0.9), (0, 1), (1, 11), (float("nan"), 1)])
 def test_time_stretch_has_a_range(low: float, high: float) -> None:
-    with pytest.raises(UserError, match="augment: TimeStretch from .* is not a range within 0.1 to 10"):
+    with pytest.raises(UserError, match=r"augment: TimeStretch from .* is not a range within 0\.1 to 10"):
         TimeStretch(low, high)
 
 

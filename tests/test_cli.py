@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from stemwise import index, separation, separator
+from stemwise import index, model_file, separation
 from stemwise.errors import UserError
 
 
 @pytest.fixture
-def model_file(small_separator, tmp_path):
-    separator.save(small_separator, tmp_path / "model.safetensors", {})
+def model_path(small_separator, tmp_path):
+    model_file.save(small_separator, tmp_path / "model.safetensors", {})
     return tmp_path / "model.safetensors"
 
 
@@ -19,9 +19,9 @@ def write(path, rate=8000, channels=1, seconds=1.7):
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (8000, 2), (44100, 2), (11025, 1)])
-def test_stems_have_the_songs_length_and_rate(stemwise, model_file, tmp_path, rate, channels):
+def test_stems_have_the_songs_length_and_rate(stemwise, model_path, tmp_path, rate, channels):
     song = write(tmp_path / "A song.wav", rate, channels)
-    done = stemwise("separate", song, "--model", model_file, "-o", "out")
+    done = stemwise("separate", song, "--model", model_path, "-o", "out")
     assert done.code == 0, done.output
     for stem in ("vocals", "accompaniment"):
         info = soundfile.info(tmp_path / "out" / "A song" / f"{stem}.wav")
@@ -29,26 +29,26 @@ def test_stems_have_the_songs_length_and_rate(stemwise, model_file, tmp_path, ra
         assert str(tmp_path / "out" / "A song" / f"{stem}.wav").endswith(f"A song/{stem}.wav")
 
 
-def test_the_files_add_up_to_the_song_below_the_models_band(stemwise, model_file, small_separator, tmp_path):
+def test_the_files_add_up_to_the_song_below_the_models_band(stemwise, model_path, small_separator, tmp_path):
     time = np.arange(16000) / 8000
     soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 700 * time), 8000)  # F is 2 kHz
-    assert stemwise("separate", "tone.wav", "--model", model_file, "-o", "out").code == 0
+    assert stemwise("separate", "tone.wav", "--model", model_path, "-o", "out").code == 0
     stems = [soundfile.read(path)[0] for path in (tmp_path / "out/tone").iterdir()]
     song = soundfile.read(tmp_path / "tone.wav")[0]
     np.testing.assert_allclose(np.sum(stems, axis=0)[200:-200], song[200:-200], atol=2e-3)
 
 
-def test_names_that_mean_something_to_a_shell_are_only_names(stemwise, model_file, tmp_path):
+def test_names_that_mean_something_to_a_shell_are_only_names(stemwise, model_path, tmp_path):
     name = 'It\'s [live], "no" {brackets}=1 é🎵'
     song = write(tmp_path / f"{name}.wav")
-    assert stemwise("separate", song, "--model", model_file, "-o", "out", "-c", "flac").code == 0
+    assert stemwise("separate", song, "--model", model_path, "-o", "out", "-c", "flac").code == 0
     assert (tmp_path / "out" / name / "vocals.flac").is_file()
 
 
-def test_one_bad_song_does_not_stop_the_others(stemwise, model_file, tmp_path):
+def test_one_bad_song_does_not_stop_the_others(stemwise, model_path, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
     write(tmp_path / "good.wav")
-    done = stemwise("separate", "bad.wav", "good.wav", "--model", model_file, "-o", "out")
+    done = stemwise("separate", "bad.wav", "good.wav", "--model", model_path, "-o", "out")
     assert done.code == 1
     assert "bad.wav" in done.output
     assert "1 of 2 songs failed" in done.output

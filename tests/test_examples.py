@@ -141,7 +141,7 @@ def test_every_nth_shares_without_doubles() -> None:
         for ranks in (1, 2, 5):
             shares = [list(EveryNth(count, rank, ranks)) for rank in range(ranks)]
             assert [len(share) for share in shares] == [len(EveryNth(count, rank, ranks)) for rank in range(ranks)]
-            assert sorted(sum(shares, [])) == list(range(count))
+            assert sorted(place for share in shares for place in share) == list(range(count))
 
 
 # Random crops.

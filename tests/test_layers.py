@@ -27,21 +27,32 @@ MODEL = {
     "cache": {"audio", "errors", "index", "progress", "signals", "spectrogram", "storage"},
     "examples": {"augment", "cache", "index", "signals", "spectrogram"},
     "separator": {"errors", "masks", "spectrogram", "unet"},
+    "model_file": {"errors", "masks", "separator", "spectrogram", "unet"},
     "separation": {"audio", "errors", "progress", "resampling", "separator"},
-    "scoring": {"cache", "errors", "examples", "masks", "progress", "separator", "signals", "spectrogram"},
+    "scoring": {
+        "cache",
+        "errors",
+        "examples",
+        "masks",
+        "model_file",
+        "progress",
+        "separator",
+        "signals",
+        "spectrogram",
+    },
     "datasets": {"errors", "index", "progress"},
 }
 TRAINING = {
     "data": {"augment", "cache", "errors", "examples", "index", "spectrogram", "storage"},
     "training": {"metrics", "separator"},
-    "callbacks": {"data", "separator", "training"},
+    "callbacks": {"data", "model_file", "training"},
     "loggers": set(),
 }
 ENTRY = {
     "launch": {"errors"},
-    "evaluate": {"data", "errors", "launch", "scoring", "separator"},
-    "cli": {"errors", "evaluate", "index", "separation", "separator"},
-    "train": {"callbacks", "errors", "launch", "separator", "training"},
+    "evaluate": {"data", "errors", "launch", "model_file", "scoring"},
+    "cli": {"errors", "evaluate", "index", "model_file", "separation"},
+    "train": {"callbacks", "errors", "launch", "model_file", "separator", "training"},
 }
 TABLE = GROUND | MODEL | TRAINING | ENTRY
 

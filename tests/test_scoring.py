@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import index, masks, scoring, separator, spectrogram
+from stemwise import index, masks, model_file, scoring, spectrogram
 from stemwise.examples import songs as songs_of
 
 STEMS = ["vocals", "accompaniment"]
@@ -14,8 +14,8 @@ SUMS = {"accompaniment": "rest"}
 
 
 @pytest.fixture
-def model_file(small_separator, tmp_path):
-    separator.save(small_separator, tmp_path / "model.safetensors", {})
+def model_path(small_separator, tmp_path):
+    model_file.save(small_separator, tmp_path / "model.safetensors", {})
     return tmp_path / "model.safetensors"
 
 
@@ -54,43 +54,43 @@ def test_scores_are_musevals_own(small_separator, tmp_path):
     assert [(frame["time"], frame["duration"]) for frame in frames] == [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)]
 
 
-def test_the_documents_are_read_by_museval(model_file, tmp_path):
+def test_the_documents_are_read_by_museval(model_path, tmp_path):
     import museval
 
-    scoring.evaluate(model_file, two_songs(tmp_path), tmp_path / "scores", ["mixture"], workers=0)
+    scoring.evaluate(model_path, two_songs(tmp_path), tmp_path / "scores", ["mixture"], workers=0)
     table = museval.aggregate.json2df(json.loads((tmp_path / "scores/model/0 vocals.json").read_text()), "song")
     assert set(table["target"]) == set(STEMS)
 
 
-def test_a_second_run_scores_nothing_again(model_file, small_separator, tmp_path, monkeypatch):
+def test_a_second_run_scores_nothing_again(model_path, small_separator, tmp_path, monkeypatch):
     songs = two_songs(tmp_path)
-    first = scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    first = scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     called = []
     score = scoring.bss_eval
     monkeypatch.setattr(scoring, "bss_eval", lambda *a: called.append(1) or score(*a))
-    second = scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    second = scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     assert second.values == first.values
     assert not called
     # Another model is scored again, the baselines are not.
     small_separator.unets[0].last.bias.data += 1
-    separator.save(small_separator, model_file, {})
-    scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    model_file.save(small_separator, model_path, {})
+    scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     assert len(called) == 2
     # A document that was cut off while it was written is as none.
     (tmp_path / "scores/mixture/0 vocals.json").write_text('{"targets": [')
-    scoring.evaluate(model_file, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
+    scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     assert len(called) == 3
 
 
-def test_songs_in_parallel_score_the_same(model_file, tmp_path):
+def test_songs_in_parallel_score_the_same(model_path, tmp_path):
     songs = two_songs(tmp_path)
-    alone = scoring.evaluate(model_file, songs, tmp_path / "one", [], workers=0)
-    together = scoring.evaluate(model_file, songs, tmp_path / "two", [], workers=2)
+    alone = scoring.evaluate(model_path, songs, tmp_path / "one", [], workers=0)
+    together = scoring.evaluate(model_path, songs, tmp_path / "two", [], workers=2)
     assert alone.values == together.values
 
 
-def test_silent_references_are_named_and_not_scored(model_file, tmp_path):
-    scores = scoring.evaluate(model_file, two_songs(tmp_path, silent=True), tmp_path / "scores", ["oracle"], workers=0)
+def test_silent_references_are_named_and_not_scored(model_path, tmp_path):
+    scores = scoring.evaluate(model_path, two_songs(tmp_path, silent=True), tmp_path / "scores", ["oracle"], workers=0)
     assert list(scores.silent.values()) == [["vocals"]]
     assert len(scores.values["model"]["vocals"]["SDR"]) == 1
     assert len(scores.values["model"]["accompaniment"]["SDR"]) == 2
@@ -146,7 +146,7 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
         (["checkpoint=model.safetensors", "unknown=1"], "unknown"),
     ],
 )
-def test_a_users_mistake_is_one_message_and_exit_code_2(stemwise, model_file, songs, keys, message):
+def test_a_users_mistake_is_one_message_and_exit_code_2(stemwise, model_path, songs, keys, message):
     data = ["data=csv", f"data.root={songs}", f"data.test={songs}/test.csv"]
     done = stemwise("evaluate", *data, *keys)
     assert done.code == 2, done.output

@@ -1,11 +1,8 @@
-import json
 import math
-import pickle
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from stemwise import masks, separator, spectrogram
 from stemwise.errors import UserError
@@ -90,90 +87,6 @@ def test_one_network_per_stem(small_separator):
     magnitudes = torch.rand(1, 1, 16, 64)
     expected = [unet(magnitudes).sigmoid() * magnitudes for unet in small_separator.unets]
     torch.testing.assert_close(small_separator(magnitudes), torch.stack(expected, dim=1))
-
-
-def test_a_model_file_carries_all_that_separation_needs(small_separator, tmp_path):
-    model = rebuilt(small_separator, mask=MaskRule(exponent=1.5, extension="average", rest=True), output="softmax")
-    path = tmp_path / "new" / "model.safetensors"
-    separator.save(model, path, {"step": 7, "sdr": {"mean": 1.5}})
-    loaded, facts = separator.read(path)
-    assert facts == {"step": 7, "sdr": {"mean": 1.5}}
-    assert loaded.settings == model.settings
-    assert not loaded.training
-    song = torch.randn(1, 3000)
-    torch.testing.assert_close(loaded.separate(song), model.separate(song), rtol=0, atol=0)
-    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
-
-
-def test_a_failed_save_leaves_the_old_model(small_separator, tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    separator.save(small_separator, path, {"step": 1})
-
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(separator, "save_file", fail)
-    with pytest.raises(OSError, match="No space"):
-        separator.save(small_separator, path, {"step": 2})
-    assert separator.read(path)[1] == {"step": 1}
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-class Boom:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('code from the file ran')",))
-
-
-def description(model: Separator, **changes: object) -> dict[str, str]:
-    return {separator.METADATA_KEY: json.dumps({"format": 1, **model.settings, **changes})}
-
-
-def test_files_that_are_no_model_are_refused(small_separator, tmp_path):
-    weights = dict(small_separator.state_dict())
-    short = {name: value for name, value in weights.items() if name != "unets.0.last.bias"}
-    wrong = weights | {"unets.0.last.bias": torch.zeros(99)}
-    settings = small_separator.settings
-    cases = {
-        "a safetensors file, but not of stemwise": (weights, None),
-        "description is damaged": (weights, {separator.METADATA_KEY: '{"format": 1}'}),
-        "not a model file": (weights, {separator.METADATA_KEY: "{"}),
-        "model format 99": (weights, description(small_separator, format=99)),
-        "1 weights do not fit": (short, description(small_separator)),
-        "first unets.0.last.bias": (wrong, description(small_separator)),
-        "unet.encoder_activation='exec'": (
-            weights,
-            description(small_separator, unet=settings["unet"] | {"encoder_activation": "exec"}),
-        ),
-        # Would be terabytes if it were built.
-        "weights do not fit": (weights, description(small_separator, unet=settings["unet"] | {"filters": [10**6] * 3})),
-    }
-    path = tmp_path / "model.safetensors"
-    for message, (tensors, metadata) in cases.items():
-        save_file(tensors, path, metadata=metadata)
-        with pytest.raises(UserError, match=message):
-            separator.load(path)
-    for content in (b"", b"RIFF....", b"\xff" * 100, path.read_bytes()[:5000]):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="not a model file"):
-            separator.load(path)
-
-
-def test_checkpoints_that_are_none_are_refused_and_run_no_code(tmp_path):
-    path = tmp_path / "last.ckpt"
-    torch.save({"state_dict": {}}, path)
-    truncated = path.read_bytes()[:300]
-    for content in (b"", b"not a zip", truncated, pickle.dumps(Boom())):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"last.ckpt: not a checkpoint of stemwise"):
-            separator.load(path)
-    torch.save({"state_dict": {}, "separator": Boom()}, path)
-    with pytest.raises(UserError, match="not a checkpoint"):
-        separator.load(path)
-
-
-def test_a_missing_file_says_so(tmp_path):
-    with pytest.raises(UserError, match="no such model file"):
-        separator.load(tmp_path / "none.safetensors")
 
 
 def test_starting_from_another_model_takes_the_stems_that_are_in_both(small_separator):

@@ -135,7 +135,7 @@ def test_no_frames_are_no_frames(kind: storage.Storage) -> None:
 def test_what_does_not_fit_is_an_error(kind: storage.Storage, value: float) -> None:
     values = spectra(-60, 0)
     values[1, 3, 5] = value
-    with pytest.raises(UserError, match="do not fit half precision.*peaks near 1"):
+    with pytest.raises(UserError, match=r"do not fit half precision.*peaks near 1"):
         kind.encode(values)
 
 

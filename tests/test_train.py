@@ -11,7 +11,7 @@ import soundfile
 import torch
 import yaml
 
-from stemwise import separator
+from stemwise import model_file
 
 RUN = Path("run")
 
@@ -37,13 +37,13 @@ def test_a_run_has_one_folder_with_all_in_it(train, songs):
     assert config["stem_names"] == ["vocals", "drums", "bass", "other"]
     assert config["data"]["stems"] == config["stem_names"]  # resolved
     assert len((RUN / "index/train.csv").read_text().splitlines()) == 5
-    model, facts = separator.read(RUN / "model.safetensors")
+    model, facts = model_file.read(RUN / "model.safetensors")
     assert facts["step"] == 4
     assert set(facts["sdr"]) == {"mean", "vocals", "drums", "bass", "other"}
     assert model.spectrogram.sample_rate == 8000
     assert "stemwise separate SONG.mp3 --model" in done.output
     assert str(RUN / "model.safetensors") in done.output
-    checkpoint = separator.load(RUN / "checkpoints/last.ckpt")
+    checkpoint = model_file.load(RUN / "checkpoints/last.ckpt")
     torch.testing.assert_close(checkpoint.state_dict(), model.state_dict())
 
 
@@ -53,7 +53,7 @@ def test_the_model_file_is_the_best_of_the_run_not_the_last(train):
     assert done.code == 0, done.output
     with (RUN / "csv/metrics.csv").open() as file:
         scores = {int(row["step"]) + 1: float(row["sdr/mean"]) for row in csv.DictReader(file) if row["sdr/mean"]}
-    facts = separator.read(RUN / "model.safetensors")[1]
+    facts = model_file.read(RUN / "model.safetensors")[1]
     assert facts["sdr"]["mean"] == pytest.approx(max(scores.values()), abs=1e-3)
     assert facts["step"] == max(scores, key=lambda step: scores[step])
 
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_run(train):
     second = [train("hydra.run.dir=two").code, losses(Path("two"))]
     third = [train("hydra.run.dir=three", "seed=1").code, losses(Path("three"))]
     assert first == second != third
-    one, two = (separator.load(Path(name) / "model.safetensors").state_dict() for name in ("one", "two"))
+    one, two = (model_file.load(Path(name) / "model.safetensors").state_dict() for name in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
@@ -72,7 +72,7 @@ def test_resuming_in_the_same_folder_goes_on_from_the_last_step(train):
     train("hydra.run.dir=parts", "trainer.max_steps=2", "model.unet.dropout=0")
     resumed = train("hydra.run.dir=parts", "trainer.max_steps=4", "ckpt_path=last", "model.unet.dropout=0")
     assert (whole.code, resumed.code) == (0, 0), resumed.output
-    states = [separator.load(Path(name) / "checkpoints/last.ckpt").state_dict() for name in ("whole", "parts")]
+    states = [model_file.load(Path(name) / "checkpoints/last.ckpt").state_dict() for name in ("whole", "parts")]
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
 
 
@@ -87,7 +87,7 @@ def test_init_from_starts_with_another_models_weights(train):
     done = train("init_from=first/model.safetensors", "stems=1", "trainer.max_steps=1", "optimizer.lr=0")
     assert done.code == 0, done.output
     assert "took over vocals" in done.output
-    first, second = (separator.load(Path(name) / "model.safetensors") for name in ("first", "run"))
+    first, second = (model_file.load(Path(name) / "model.safetensors") for name in ("first", "run"))
     torch.testing.assert_close(second.unets[0].last.weight, first.unets[0].last.weight)
 
 
@@ -102,7 +102,7 @@ def test_init_from_starts_with_another_models_weights(train):
 def test_stems_can_be_sums_and_parts_of_the_columns(train, stems, names, rest):
     done = train(stems, "trainer.max_steps=1")
     assert done.code == 0, done.output
-    model = separator.load(RUN / "model.safetensors")
+    model = model_file.load(RUN / "model.safetensors")
     assert list(model.stems) == names
     # Stems that are not all of the mixture must leave some of it unclaimed.
     assert model.mask.rest is rest
@@ -136,7 +136,7 @@ def test_averaged_weights_are_what_is_validated_and_shipped(train):
     assert train("trainer.max_steps=3", "trainer.val_check_interval=3", "ema=0.5", "optimizer.lr=0.01").code == 0
     checkpoint = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     name = "separator.unets.0.last.weight"
-    shipped = separator.load(RUN / "model.safetensors").unets[0].last.weight
+    shipped = model_file.load(RUN / "model.safetensors").unets[0].last.weight
     torch.testing.assert_close(shipped, checkpoint["state_dict"][name])
     assert not torch.equal(shipped, checkpoint["current_model_state"][name])
 
@@ -150,7 +150,7 @@ def test_python_m_train_and_stemwise_train_are_the_same_command(songs, tmp_path)
     for number, command in enumerate((["-m", "train"], ["-m", "stemwise.cli", "train"])):
         arguments = [*keys, f"hydra.run.dir={tmp_path}/{number}", "trainer.max_steps=2"]
         subprocess.run([sys.executable, *command, *arguments], check=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
-        scores.append(separator.read(tmp_path / str(number) / "model.safetensors")[1])
+        scores.append(model_file.read(tmp_path / str(number) / "model.safetensors")[1])
     assert scores[0] == scores[1]
 
 
@@ -262,7 +262,7 @@ def test_it_learns(train):
     assert done.code == 0, done.output
     found = losses()
     assert sum(found[-10:]) < 0.5 * sum(found[:10])
-    facts = separator.read(RUN / "model.safetensors")[1]
+    facts = model_file.read(RUN / "model.safetensors")[1]
     # Four equal tones: the mixture itself is at -4.8 dB.
     assert facts["sdr"]["mean"] > 1.0
     assert json.dumps(facts)

@@ -17,7 +17,7 @@ def module(small_separator):
 
 
 def test_the_loss_is_spleeters_mean_per_stem():
-    estimates, stems = torch.rand(2, 3, 1, 4, 5, 6)
+    estimates, stems = torch.rand(2, 2, 3, 1, 5, 6)
     losses = training.l1(estimates, stems)
     expected = [(estimates[:, s] - stems[:, s]).abs().mean() for s in range(3)]
     torch.testing.assert_close(losses, torch.stack(expected))
@@ -30,7 +30,7 @@ def test_a_step_lowers_the_loss_of_every_stem(module):
     batch["stems"] = torch.stack([0.9 * batch["mixture"], 0.1 * batch["mixture"]], dim=1)
     module.log = lambda *_, **__: None
     module.train()
-    optimizer = module.configure_optimizers()["optimizer"]
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     with torch.no_grad():
         before = training.l1(module.separator(batch["mixture"]), batch["stems"])
     for _ in range(60):
@@ -47,12 +47,12 @@ def test_a_stems_loss_moves_only_its_own_network(module):
     losses[0].backward()
     first, second = module.separator.unets
     assert all(p.grad is not None for p in first.parameters())
-    assert all(p.grad is None for p in second.parameters())
+    assert not any(p.grad.any() for p in second.parameters())
 
 
 def test_it_logs_total_and_stems(module):
     logged = {}
-    module.log = lambda name, value, **_: logged.setdefault(name, float(value))
+    module.log = lambda name, value, **_: logged.setdefault(name, value.item())
     module.training_step({"mixture": torch.rand(1, 1, 16, 64), "stems": torch.rand(1, 2, 1, 16, 64)}, 0)
     assert set(logged) == {"train/loss", "train/vocals", "train/accompaniment"}
     assert logged["train/loss"] == pytest.approx(logged["train/vocals"] + logged["train/accompaniment"])
@@ -78,11 +78,11 @@ def test_sdr_is_the_mean_over_songs_through_the_inference_path(module):
 
 
 def test_a_checkpoint_is_a_model_file_too(module, tmp_path):
-    from stemwise import separator
+    from stemwise import model_file
 
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "last.ckpt")
     song = torch.randn(1, 2000)
-    loaded = separator.load(tmp_path / "last.ckpt")
+    loaded = model_file.load(tmp_path / "last.ckpt")
     torch.testing.assert_close(loaded.separate(song), module.separator.separate(song), rtol=0, atol=0)

@@ -10,7 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 import stemwise
-from stemwise import separator
+from stemwise import model_file
 from stemwise.data import StemData
 from stemwise.training import SeparatorTraining
 
@@ -52,7 +52,7 @@ class RunFolder(Callback):
         self.best = max(score, self.best)
         if trainer.is_global_zero:
             facts = {"step": trainer.global_step, "sdr": scores, "stemwise": stemwise.__version__}
-            separator.save(pl_module.separator, self.folder / MODEL_FILE, facts)
+            model_file.save(pl_module.separator, self.folder / MODEL_FILE, facts)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.save_checkpoint(self.folder / LAST)

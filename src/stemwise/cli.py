@@ -89,9 +89,9 @@ def _add_separate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _separate(options: argparse.Namespace) -> int:
-    from stemwise import separation, separator
+    from stemwise import model_file, separation
 
-    model = separator.load(options.model, options.device)
+    model = model_file.load(options.model, options.device)
     failed = 0
     for path in options.files:
         start = time.monotonic()

@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 @launch.task
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
-    from stemwise import data, scoring, separator
+    from stemwise import data, model_file, scoring
     from stemwise.errors import UserError
 
     if cfg.split not in data.SPLITS:
         raise UserError(f"split={cfg.split}: not one of {', '.join(data.SPLITS)}.")
     checkpoint = Path(cfg.checkpoint)
-    model = separator.load(checkpoint)
+    model = model_file.load(checkpoint)
     songs = instantiate(
         cfg.data, stems=list(model.stems), spectrogram=model.spectrogram, augment={}, _convert_="all"
     ).songs(cfg.split)

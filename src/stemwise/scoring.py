@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stemwise import masks, progress, separator, signals, spectrogram
+from stemwise import masks, model_file, progress, signals, spectrogram
 from stemwise.cache import fingerprint
 from stemwise.errors import UserError
 from stemwise.examples import Song
@@ -55,7 +55,7 @@ class Scores:
 
 
 def evaluate(
-    model_file: Path,
+    model_path: Path,
     songs: Sequence[Song],
     folder: Path,
     baselines: Sequence[str],
@@ -71,7 +71,7 @@ def evaluate(
     if wrong := [name for name in baselines if name not in BASELINES]:
         raise UserError(f"baselines={wrong[0]}: not one of {', '.join(BASELINES)}.")
     _check_museval()
-    jobs = _Songs(model_file, songs, folder, (MODEL, *baselines))
+    jobs = _Songs(model_path, songs, folder, (MODEL, *baselines))
     cores = len(os.sched_getaffinity(0)) if workers is None else workers
     loader = DataLoader(
         jobs,
@@ -129,14 +129,14 @@ def bss_eval(references: Tensor, estimates: Tensor, stems: Sequence[str], sample
 class _Songs(Dataset[tuple[int, dict[str, Any] | str]]):
     """Item i scores song i, or reads its scores: work for a loader's processes."""
 
-    def __init__(self, model_file: Path, songs: Sequence[Song], folder: Path, variants: Sequence[str]) -> None:
+    def __init__(self, model_path: Path, songs: Sequence[Song], folder: Path, variants: Sequence[str]) -> None:
         self.model, self.songs, self.folder, self.variants = (
-            separator.load(model_file),
+            model_file.load(model_path),
             songs,
             folder,
             variants,
         )
-        self.digest = hashlib.blake2b(model_file.read_bytes(), digest_size=16).hexdigest()
+        self.digest = hashlib.blake2b(model_path.read_bytes(), digest_size=16).hexdigest()
         self.stems = self.model.stems
         self.paths = [_file_name(song.name) for song in songs]
 

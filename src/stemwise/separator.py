@@ -1,22 +1,16 @@
 """The model as it is trained and as it is shipped: S U-Nets, STFT settings and the mask rule, in one object.
 
-    model = separator.load("model.safetensors")
+    model = model_file.load("model.safetensors")
     stems = model.separate(waveform)            # (C, N) -> (S, C, N), at model.spectrogram.sample_rate
 
 Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
-import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,8 +20,6 @@ from stemwise.masks import MaskRule
 from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNet, UNetSettings
 
-FORMAT = 1
-METADATA_KEY = "stemwise"
 OUTPUTS = ("sigmoid", "softmax")
 
 
@@ -128,32 +120,6 @@ class Separator(nn.Module):
         return spectrogram.overlap_add(full * spectrum, settings)
 
 
-def save(model: Separator, path: Path, facts: Mapping[str, Any]) -> None:
-    """Writes a model file: weights in safetensors, and settings and `facts` (step, score…) as JSON metadata.
-
-    The file appears under its name only when it is complete.
-    """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {METADATA_KEY: json.dumps({"format": FORMAT, **model.settings, "facts": dict(facts)})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(weights, temporary, metadata=metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def start_from(model: Separator, other: Separator) -> list[str]:
     """Copies into `model` the weights of `other`'s stems of the same name, and returns those names.
 
@@ -173,95 +139,3 @@ def start_from(model: Separator, other: Separator) -> list[str]:
     for stem in shared:
         model.unets[model.stems.index(stem)].load_state_dict(other.unets[other.stems.index(stem)].state_dict())
     return shared
-
-
-def load(path: Path, device: str | torch.device = "cpu") -> Separator:
-    """Loads a model file, or the model inside a training checkpoint (.ckpt), ready for inference.
-
-    Nothing in the file is executed. Raises `UserError` for a file that is no model of ours.
-    """
-    return read(path, device)[0]
-
-
-def read(path: Path, device: str | torch.device = "cpu") -> tuple[Separator, dict[str, Any]]:
-    """Like `load`, and also the facts that were stored with it (step, score…)."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such model file. Give the model.safetensors of a run.")
-    if path.suffix == ".ckpt":
-        description, weights = _read_checkpoint(path)
-    else:
-        description, weights = _read_safetensors(path)
-    model = _build(path, description)
-    _check_weights(path, model, weights)
-    model.load_state_dict(weights, assign=True)
-    facts = description.get("facts")
-    return model.to(device).eval(), facts if isinstance(facts, dict) else {}
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
-            if metadata is None:
-                raise UserError(
-                    f"{path}: a safetensors file, but not of stemwise. Give the model.safetensors of a run."
-                )
-            return json.loads(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a model file ({error}). Give the model.safetensors of a run.") from None
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        prefix = "separator."
-        weights = checkpoint["state_dict"]
-        return checkpoint["separator"], {
-            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
-        }
-    # What torch.load raises for a damaged or foreign file depends on where it notices.
-    except (
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        OSError,
-        ValueError,
-        _unpickling_error(),
-    ) as error:
-        raise UserError(f"{path}: not a checkpoint of stemwise ({str(error)[:120]}).") from None
-
-
-def _unpickling_error() -> type[Exception]:
-    from pickle import UnpicklingError
-
-    return UnpicklingError
-
-
-def _build(path: Path, description: Any) -> Separator:
-    """The model that `description` describes, without memory for its weights yet."""
-    try:
-        if description.get("format", FORMAT) != FORMAT:
-            raise UserError(f"{path}: model format {description['format']}; this stemwise reads {FORMAT}. Upgrade it.")
-        with torch.device("meta"):
-            return Separator(
-                stems=[str(stem) for stem in description["stems"]],
-                spectrogram=Spectrogram(**description["spectrogram"]),
-                unet=UNetSettings(**description["unet"]),
-                mask=MaskRule(**description["mask"]),
-                output=description["output"],
-            )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: the model's description is damaged ({error!r}). Train or download it again."
-        ) from None
-
-
-def _check_weights(path: Path, model: Separator, weights: Mapping[str, Tensor]) -> None:
-    expected = model.state_dict()
-    wrong = sorted(expected.keys() ^ weights.keys())
-    wrong += [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
-    if wrong:
-        raise UserError(f"{path}: {len(wrong)} weights do not fit the model that the file describes, first {wrong[0]}.")

@@ -68,7 +68,7 @@ class SeparatorTraining(lightning.LightningModule):
         self.log("sdr/mean", sdr.nanmean(), prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes the checkpoint a model file as well: `separator.load` needs no config."""
+        """Makes the checkpoint a model file as well: `model_file.load` needs no config."""
         checkpoint["separator"] = {**self.separator.settings, "facts": {"step": self.global_step}}
 
     def _log_losses(self, split: str, losses: Tensor, batch_size: int) -> Tensor:
