@@ -17,7 +17,7 @@ RUN = Path("run")
 
 
 def losses(run: Path = RUN) -> list[float]:
-    with (run / "csv/metrics.csv").open() as file:
+    with (run / "csv/version_0/metrics.csv").open() as file:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
@@ -51,7 +51,7 @@ def test_the_model_file_is_the_best_of_the_run_not_the_last(train):
     """With a learning rate that ruins the weights, an early validation stays the best."""
     done = train("trainer.max_steps=6", "trainer.val_check_interval=1", "optimizer.lr=1.0")
     assert done.code == 0, done.output
-    with (RUN / "csv/metrics.csv").open() as file:
+    with (RUN / "csv/version_0/metrics.csv").open() as file:
         scores = {int(row["step"]) + 1: float(row["sdr/mean"]) for row in csv.DictReader(file) if row["sdr/mean"]}
     facts = model_file.read(RUN / "model.safetensors")[1]
     assert facts["sdr"]["mean"] == pytest.approx(max(scores.values()), abs=1e-3)
@@ -248,6 +248,16 @@ def test_a_song_that_breaks_while_caching_stops_or_is_skipped_by_name(train, son
     done = train(*keys, "data.on_error=skip", "trainer.max_steps=1")
     assert done.code == 0, done.output
     assert "1 of 5 songs left out, broken: bad" in done.output
+
+
+def test_a_file_that_breaks_in_the_middle_of_training_is_one_message(train, songs, tmp_path):
+    """Without a cache, a loader's worker is the first to decode it."""
+    root = broken_song(songs, tmp_path)
+    keys = [f"data.root={root}", f"data.train={root}/train.csv", f"data.valid={root}/valid.csv"]
+    done = train(*keys, "data.cache=null", "data.num_workers=1", "trainer.max_steps=20")
+    assert done.code == 2, done.output
+    assert "bad.flac" in done.output
+    assert "Traceback" not in done.output
 
 
 def test_songs_shorter_than_an_example_are_padded_and_said_so_once(train):

@@ -225,12 +225,12 @@ class StemData(lightning.LightningDataModule):
         return [crops, self._loader(examples.WholeSongs(songs, self.spectrogram), share, None)]
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int | None, **options: Any) -> DataLoader[dict[str, Any]]:
-        workers = min(self.num_workers, max(len(sampler) // (batch_size or 1), 1))
+        workers = min(self.num_workers, -(-len(sampler) // (batch_size or 1)))
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=workers if self.num_workers else 0,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             **options,
         )

@@ -72,7 +72,8 @@ def _users_mistake(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError | MisconfigurationException):
-            return str(cause)
+            # What a loader's worker raised comes with the worker's traceback in front of the message.
+            return str(cause).rpartition(f"{UserError.__name__}: ")[2]
         cause = cause.__cause__
     if isinstance(error, InstantiationException | OmegaConfBaseException | HydraException):
         return f"config: {error}"
