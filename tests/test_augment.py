@@ -10,7 +10,7 @@ from stemwise.augment import ChannelSwap, Gain, PitchShift, Polarity, Remix, Tim
 from stemwise.errors import UserError
 
 ROWS, CHANNELS, FRAMES, BINS = 3, 2, 100, 200
-ALL = [Remix(), Gain(), ChannelSwap(), Polarity(), TimeStretch(), PitchShift()]
+ALL = [Gain(), ChannelSwap(), Polarity(), TimeStretch(), PitchShift()]
 
 
 def spectra(channels: int = CHANNELS) -> Tensor:
@@ -36,7 +36,7 @@ def test_shape_stays_and_the_generator_decides(change: augment.Augmentation) -> 
     assert torch.equal(first, change(before, np.random.default_rng(1)))
     assert torch.equal(before, example(change))  # what was handed in is as it was
     others = [change(before, random) for random in draws(20)]
-    assert isinstance(change, Remix) or not all(torch.equal(first, other) for other in others)
+    assert not all(torch.equal(first, other) for other in others)
 
 
 def test_gain_changes_each_row_by_up_to_its_decibels() -> None:

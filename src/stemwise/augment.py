@@ -4,7 +4,8 @@ Two places, by what a module needs. With the stems' complex spectra at hand, the
 each stem can be changed by itself: `Remix`, `Gain`, `ChannelSwap`, `Polarity`. On magnitudes, where the
 mixture cannot be made anew, mixture and stems are changed alike: `TimeStretch`, `PitchShift`.
 
-A module takes an example and a NumPy generator and returns an example of the same shape.
+A module takes an example and a NumPy generator and returns an example of the same shape; `Remix` comes before
+that and says which songs the rows of an example are read from.
 Axes: R rows (the stems, and what else is in the mixture), C channel, T frame, F bin.
 """
 
@@ -39,10 +40,6 @@ class Remix:
         if random.random() >= self.probability:
             return [song] * rows
         return [song, *random.integers(count, size=rows - 1).tolist()]
-
-    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
-        """Does nothing: the rows were chosen by `songs` before they were read."""
-        return example
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,8 @@ class PitchShift:
         return functional.pad(shifted, (0, bins - shifted.shape[-1]))
 
 
-Augmentation = Remix | Gain | ChannelSwap | Polarity | TimeStretch | PitchShift
+Change = Gain | ChannelSwap | Polarity | TimeStretch | PitchShift
+Augmentation = Remix | Change
 
 
 def _resize(example: Tensor, frames: int, bins: int) -> Tensor:

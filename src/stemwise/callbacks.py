@@ -57,6 +57,14 @@ class RunFolder(Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.save_checkpoint(self.folder / LAST)
 
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        # During a validation, averaged weights may be in the place of the current ones.
+        if isinstance(exception, KeyboardInterrupt) and trainer.training:
+            trainer.save_checkpoint(self.folder / LAST)
+            log.info("Stopped at step %d. Go on: hydra.run.dir=%s ckpt_path=last", trainer.global_step, self.folder)
+
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 

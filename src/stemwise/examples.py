@@ -102,8 +102,9 @@ class RandomCrops(Dataset[dict[str, Any]]):
         self.songs, self.source, self.complete, self.seed = songs, source, complete, seed
         self.frames = source.settings.frames
         self.remix = next((a for a in augmentations if isinstance(a, augment.Remix)), None)
-        self.on_rows = [a for a in augmentations if a.needs_phase]
-        self.on_magnitudes = [a for a in augmentations if not a.needs_phase]
+        changes = [a for a in augmentations if not isinstance(a, augment.Remix)]
+        self.on_rows = [change for change in changes if change.needs_phase]
+        self.on_magnitudes = [change for change in changes if not change.needs_phase]
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
         # The number 1 keeps these draws apart from those of the order, which has the same seed.
