@@ -2,6 +2,9 @@
 # Both do all of the set-up themselves; a second run starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
+# Installs a Debian package where that is permitted without a question.
+sudo = $$(test "$$(id -u)" = 0 || echo sudo -n)
+apt = $(sudo) apt-get update -qq && $(sudo) apt-get install -y -qq $(1)
 
 .PHONY: setup demo test lint types clean ffmpeg
 
@@ -10,16 +13,16 @@ setup: .venv/installed ffmpeg
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "stemwise needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -m venv .venv \
-		|| { echo "No venv module: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv || { $(call apt,python3-venv) && $(PYTHON) -m venv .venv; } \
+		|| { echo "stemwise needs Python's venv module: sudo apt-get install python3-venv"; exit 1; }
+	@echo "Installing PyTorch and the rest into .venv (5 GB, some minutes)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 # musdb and museval look for both programs when they are imported.
 ffmpeg:
 	@command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null \
-		|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq ffmpeg; } \
-		|| { sudo -n true 2>/dev/null && sudo apt-get update -qq && sudo apt-get install -y -qq ffmpeg; } \
+		|| { $(call apt,ffmpeg); } \
 		|| { echo "Evaluation needs ffmpeg: sudo apt-get install ffmpeg"; exit 1; }
 
 demo: setup

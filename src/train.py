@@ -28,14 +28,14 @@ def command(cfg: DictConfig) -> None:
     launch.quiet_lightning()
     folder = Path(HydraConfig.get().runtime.output_dir)
     _check(cfg)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    checkpoint = _checkpoint(cfg.ckpt_path, folder)
     data = instantiate(cfg.data, _convert_="all")
     model = _model(cfg, complete=data.complete)
+    checkpoint = _checkpoint(cfg.ckpt_path, folder, model)
     module, trainer = _training(cfg, model), _trainer(cfg, folder)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    _fit(trainer, module, data, checkpoint)
     _finish(trainer, module, data, folder)
 
 
@@ -45,11 +45,23 @@ def _check(cfg: DictConfig) -> None:
             f"stems={cfg.stems}: no such set of stems. Choose {', '.join(cfg.stem_sets)}, "
             "or name your own: stem_names=[vocals,guitar]."
         )
+    if not OmegaConf.is_list(cfg.stem_names) or not all(isinstance(name, str) for name in cfg.stem_names):
+        raise UserError(f"stem_names={cfg.stem_names} is not a list of names. Write stem_names=[vocals,guitar].")
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed} is not a whole number from 0 on.")
+    if cfg.ema is not None and not (isinstance(cfg.ema, float) and 0 < cfg.ema < 1):
+        raise UserError(f"ema={cfg.ema} is not a decay between 0 and 1, such as 0.999.")
+    for stem, parts in (cfg.stem_sums or {}).items():
+        if not (isinstance(parts, str) or OmegaConf.is_list(parts)):
+            raise UserError(f"stem_sums.{stem}={parts} is not a list of columns, nor `rest`.")
+    for key in ("ckpt_path", "init_from", "data.root", "data.train", "data.valid", "data.test", "data.cache"):
+        if not isinstance(value := OmegaConf.select(cfg, key), str | None):
+            raise UserError(f"{key}={value} is not a path.")
 
 
-def _checkpoint(path: str | None, folder: Path) -> Path | None:
-    """The checkpoint to go on from; `last` is that of the run folder."""
-    from stemwise import callbacks
+def _checkpoint(path: str | None, folder: Path, model: Any) -> Path | None:
+    """The checkpoint to go on from; `last` is that of the run folder. It must be of a model like this one."""
+    from stemwise import callbacks, model_file
 
     if path is None:
         return None
@@ -57,7 +69,23 @@ def _checkpoint(path: str | None, folder: Path) -> Path | None:
     if not found.is_file():
         hint = "Say which run to resume: hydra.run.dir=RUN ckpt_path=last" if path == "last" else "Give a .ckpt file"
         raise UserError(f"ckpt_path={path}: no checkpoint {found}. {hint}.")
+    if found.suffix != ".ckpt":
+        raise UserError(f"ckpt_path={path}: not a .ckpt. To start from a model's weights, use init_from={path}.")
+    theirs, ours = model_file.load(found).settings, model.settings
+    for name in ("stems", "unet", "output"):
+        if theirs[name] != ours[name]:
+            raise UserError(
+                f"ckpt_path={path}: that run had {name}={theirs[name]}, this one {ours[name]}. Use the same."
+            )
     return found
+
+
+def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        # So Lightning ends on Ctrl-C, with 1.
+        sys.exit(130 if trainer.interrupted else 1)
 
 
 def _model(cfg: DictConfig, complete: bool) -> Any:
@@ -86,7 +114,9 @@ def _trainer(cfg: DictConfig, folder: Path) -> Any:
     from stemwise import callbacks
 
     interactive = sys.stderr.isatty()
-    loggers = [instantiate(logger) for logger in cfg.logger.values()]
+    loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values()]
+    for logger in loggers:
+        logger.log_hyperparams(launch.plain(cfg))
     parts: list[Any] = [callbacks.RunFolder(folder)]
     if cfg.ema is not None:
         parts.append(callbacks.EMA(decay=cfg.ema))
@@ -100,7 +130,6 @@ def _trainer(cfg: DictConfig, folder: Path) -> Any:
             filename="best",
             monitor=callbacks.SCORE,
             mode="max",
-            save_last=True,
             enable_version_counter=False,
         )
     )
@@ -122,6 +151,8 @@ def _finish(trainer: Any, module: Any, data: Any, folder: Path) -> None:
     judged = next(part for part in trainer.callbacks if isinstance(part, callbacks.RunFolder))
     if judged.validated_at != trainer.global_step:
         trainer.validate(module, data, verbose=False, weights_only=True)
+    if not (folder / callbacks.MODEL_FILE).exists():
+        judged.write_model(trainer, {})  # trainer.limit_val_batches=0: nothing to choose by
     if trainer.is_global_zero:
         model = folder / callbacks.MODEL_FILE
         print(f"\nModel: {model}\nTry:   stemwise separate SONG.mp3 --model {model} -o out")

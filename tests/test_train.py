@@ -100,6 +100,55 @@ def test_ctrl_c_saves_and_says_how_to_go_on(train, monkeypatch):
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
 
 
+def test_a_checkpoint_of_another_kind_of_run_is_refused(train):
+    assert train("trainer.max_steps=1").code == 0
+    for override, expected in (
+        ("ckpt_path=run/model.safetensors", "use init_from=run/model.safetensors"),
+        ("stem_names=[vocals,drums]", "that run had stems="),
+        ("model.unet.filters=[4,6,10]", "that run had unet="),
+    ):
+        keys = [override] if "ckpt" in override else ["ckpt_path=run/checkpoints/last.ckpt", override]
+        done = train("hydra.run.dir=other", *keys)
+        assert done.code == 2, done.output
+        assert expected in done.output
+        assert "Traceback" not in done.output
+
+
+def test_a_better_model_is_not_replaced_after_a_resume(train):
+    """The last validation comes after the last checkpoint, which therefore does not know the best score."""
+    assert train("trainer.max_steps=2").code == 0
+    best = model_file.read(RUN / "model.safetensors")[1]
+    done = train("trainer.max_steps=6", "ckpt_path=last", "trainer.val_check_interval=2", "optimizer.lr=1.0")
+    assert done.code == 0, done.output
+    after = model_file.read(RUN / "model.safetensors")[1]
+    assert after["sdr"]["mean"] >= best["sdr"]["mean"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train):
+    done = train("optimizer.lr=1e30", "trainer.max_steps=20")
+    assert done.code == 2
+    assert "Lower optimizer.lr" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_silent_validation_songs_do_not_hide_a_later_score(train, songs, tmp_path):
+    header, _ = (songs / "valid.csv").read_text().splitlines()
+    soundfile.write(tmp_path / "silence.wav", torch.zeros(8000, 2).numpy(), 8000)
+    (tmp_path / "silent.csv").write_text(f"{header}\n{','.join(['silence.wav'] * 4)}\n")
+    (tmp_path / "train.csv").write_text((songs / "train.csv").read_text().replace("Song ", f"{songs}/Song "))
+    keys = [f"data.root={tmp_path}", f"data.train={tmp_path}/train.csv", f"data.valid={tmp_path}/silent.csv"]
+    done = train(*keys)
+    assert done.code == 0, done.output
+    assert "silent" in done.output
+    assert (RUN / "model.safetensors").is_file()
+
+
+def test_a_run_without_validation_or_loggers_still_leaves_a_model(train):
+    done = train("trainer.limit_val_batches=0", "logger=[]", "trainer.max_steps=1")
+    assert done.code == 0, done.output
+    assert (RUN / "model.safetensors").is_file()
+
+
 def test_last_without_a_run_says_how_to_name_it(train):
     done = train("ckpt_path=last")
     assert done.code == 2
@@ -209,6 +258,22 @@ def bad(overrides: list[str], *expected: str) -> object:
         bad(["ckpt_path=none.ckpt"], "none.ckpt", "no checkpoint"),
         bad(["augment=remix", "data.storage=half"], "data.storage=complex"),
         bad(["trainer.precision=3"], "precision"),
+        bad(["seed=-1"], "seed=-1"),
+        bad(["seed=abc"], "seed=abc"),
+        bad(["ema=2"], "ema=2", "0.999"),
+        bad(["optimizer.lr=abc"], "optimizer"),
+        bad(["optimizer.lr=-1"], "optimizer"),
+        bad(["stem_names=vocals"], "stem_names=vocals is not a list of names"),
+        bad(["stem_names=[1,2]"], "is not a list of names"),
+        bad(["+stem_sums.rhythm=3", "stem_names=[rhythm,vocals]"], "stem_sums.rhythm=3"),
+        bad(["+stem_sums.rhythm=[]", "stem_names=[rhythm,vocals]"], "stem_sums.rhythm=[]"),
+        bad(["+stem_sums.rhythm=[drums,drums]", "stem_names=[rhythm]"], "has no column, or one twice"),
+        bad(["+stem_sums.a=rest", "+stem_sums.b=rest", "stem_names=[a,b,vocals]"], "a and b are both 'rest'"),
+        bad(["+stem_sums.mean=[drums]", "stem_names=[mean,vocals]"], "'mean' is no name for a stem"),
+        bad(["+stem_sums={../x: [drums]}", "stem_names=[../x,vocals]"], "no slashes"),
+        bad(["model.mask.rest=abc"], "mask.rest='abc'"),
+        bad(["model.unet.filters=5"], "unet.filters=5 is not a list"),
+        bad(["init_from=5"], "init_from=5 is not a path"),
         bad(["trainer.accelerator=abacus"], "abacus"),
     ],
 )

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 import stemwise
 from stemwise import model_file
 from stemwise.data import StemData
+from stemwise.errors import UserError
 from stemwise.training import SeparatorTraining
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,43 @@ class RunFolder(Callback):
             if name.startswith("sdr/")
         }
         score = scores["mean"]
-        if not score > self.best and (self.folder / MODEL_FILE).exists():
+        if math.isnan(score):
+            log.warning("Step %d: no SDR, all stems of all validation songs are silent.", trainer.global_step)
+        if score > self.best:
+            self.best = score
+        elif (self.folder / MODEL_FILE).exists():
             return
-        self.best = max(score, self.best)
+        self.write_model(trainer, scores)
+
+    def write_model(self, trainer: lightning.Trainer, scores: dict[str, float]) -> None:
+        """Writes the weights of this moment as the run's model."""
+        assert isinstance(trainer.lightning_module, SeparatorTraining)
         if trainer.is_global_zero:
-            facts = {"step": trainer.global_step, "sdr": scores, "stemwise": stemwise.__version__}
-            model_file.save(pl_module.separator, self.folder / MODEL_FILE, facts)
+            sums = trainer.datamodule.sums  # type: ignore[attr-defined]
+            facts = {"step": trainer.global_step, "sdr": scores, "sums": sums, "stemwise": stemwise.__version__}
+            model_file.save(trainer.lightning_module.separator, self.folder / MODEL_FILE, facts)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # Not at every step: to look at the loss is to wait for the device.
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = float(trainer.callback_metrics["train/loss"])
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"step {trainer.global_step}: the loss is {loss}, the weights are lost. Lower optimizer.lr, or set "
+                    f"trainer.gradient_clip_val=1, and go on from {self.folder / LAST} or start anew."
+                )
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Before averaged weights take the place of the current ones: a stop during the validation loses nothing.
+        if trainer.state.fn == "fit":
+            trainer.save_checkpoint(self.folder / LAST)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.save_checkpoint(self.folder / LAST)
@@ -60,9 +92,11 @@ class RunFolder(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        # During a validation, averaged weights may be in the place of the current ones.
-        if isinstance(exception, KeyboardInterrupt) and trainer.training:
+        if not isinstance(exception, KeyboardInterrupt):
+            return
+        if trainer.training:  # and not in a validation, which saved before it began
             trainer.save_checkpoint(self.folder / LAST)
+        if (self.folder / LAST).exists():
             log.info("Stopped at step %d. Go on: hydra.run.dir=%s ckpt_path=last", trainer.global_step, self.folder)
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +104,10 @@ class RunFolder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        # The checkpoint may be older than the model: the last validation comes after it.
+        if (self.folder / MODEL_FILE).exists():
+            score = model_file.read(self.folder / MODEL_FILE)[1].get("sdr", {}).get("mean", -math.inf)
+            self.best = max(self.best, score)
 
 
 class EMA(EMAWeightAveraging):

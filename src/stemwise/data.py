@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,11 @@ class StemData(lightning.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
         """Fixed crops for the loss, and whole songs for the SDR."""
         songs, (rank, ranks) = self.songs("valid"), self._ranks()
+        if len(songs) < ranks:
+            raise UserError(
+                f"data.valid: {len(songs)} songs for {ranks} processes, each needs one. "
+                "Add songs, or lower trainer.devices."
+            )
         share = examples.EveryNth(len(songs), rank, ranks)
         crops = self._loader(examples.FixedCrops(songs, self.source), share, self.batch_size)
         return [crops, self._loader(examples.WholeSongs(songs, self.spectrogram), share, None)]
@@ -232,8 +238,14 @@ class StemData(lightning.LightningDataModule):
             sampler=sampler,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_interrupts,
             **options,
         )
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a command; only the first of them knows what to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

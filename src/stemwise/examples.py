@@ -106,6 +106,9 @@ class RandomCrops(Dataset[dict[str, Any]]):
         self.on_rows = [change for change in changes if change.needs_phase]
         self.on_magnitudes = [change for change in changes if not change.needs_phase]
 
+    def __len__(self) -> int:
+        return len(self.songs)
+
     def __getitem__(self, place: Place) -> dict[str, Any]:
         # The number 1 keeps these draws apart from those of the order, which has the same seed.
         random = np.random.default_rng([self.seed, place.epoch, place.position, 1])
@@ -148,6 +151,9 @@ class FixedCrops(Dataset[dict[str, Any]]):
     def __init__(self, songs: Sequence[Song], source: Source) -> None:
         self.songs, self.source, self.frames = songs, source, source.settings.frames
 
+    def __len__(self) -> int:
+        return len(self.songs)
+
     def __getitem__(self, number: int) -> dict[str, Any]:
         song = self.songs[number]
         start = max(self.source.frame_count(song.mixture) - self.frames, 0) // 2
@@ -160,6 +166,9 @@ class WholeSongs(Dataset[dict[str, Any]]):
 
     def __init__(self, songs: Sequence[Song], settings: Spectrogram) -> None:
         self.songs, self.settings = songs, settings
+
+    def __len__(self) -> int:
+        return len(self.songs)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         song = self.songs[number]

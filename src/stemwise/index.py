@@ -164,7 +164,6 @@ def _parse(path: Path, root: Path, header: list[str], rows: list[tuple[int, list
             continue
         cells = dict(zip(header, line, strict=True))
         paths = {name: text for name, text in cells.items() if name.endswith(SUFFIX)}
-        index.problems.extend(f"row {number}: {name} is empty. Fill it in." for name, text in paths.items() if not text)
         files = {name.removesuffix(SUFFIX): Cell.parse(text, root) for name, text in paths.items() if text}
         first = seen.setdefault(tuple(files.values()), number)
         if files and first != number:
@@ -219,10 +218,10 @@ def write(index: Index, path: Path) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["name", *([MIXTURE + SUFFIX] * has_mixture), *(stem + SUFFIX for stem in columns), "duration"])
         for track in index.tracks:
-            cells = [track.mixture] if track.mixture and has_mixture else []
-            cells += [track.stems[stem] for stem in columns]
+            cells = [track.mixture] * has_mixture + [track.stems.get(stem) for stem in columns]
             duration = "" if track.duration is None else str(track.duration)
-            table.writerow([track.name, *(cell.text(index.root) for cell in cells), duration])
+            texts = [cell.text(index.root) if cell else "" for cell in cells]
+            table.writerow([track.name, *texts, duration])
 
 
 def sources(
@@ -237,11 +236,18 @@ def sources(
     problems = []
     found: dict[str, tuple[str, ...]] = {}
     for stem in stems:
-        parts = sums.get(stem, stem)
+        parts = sums.get(stem, (stem,))
         if parts != REST:
             found[stem] = (parts,) if isinstance(parts, str) else tuple(parts)
         elif stem in columns:
             found[stem] = (stem,)
+    if len(rests := [stem for stem in stems if stem not in found]) > 1:
+        problems.append(f"stem_sums: {' and '.join(rests)} are both {REST!r}. Say for one of them which columns it is.")
+    problems += [
+        f"stem_sums.{stem}={list(parts)} has no column, or one twice. Name each column once."
+        for stem, parts in found.items()
+        if not parts or len({*parts}) < len(parts)
+    ]
     claimed = {column for parts in found.values() for column in parts}
     for stem in stems:
         if stem not in found:
@@ -272,7 +278,7 @@ def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] |
     tracks = [(index.where(track), _cells(track, needed)) for track in index.tracks]
     files = {(cell.path, cell.stream) for _, cells in tracks for cell in cells}
     # Where no row could be parsed, it is the rows that are wrong and not the columns.
-    problems = [*(missing if tracks else []), *index.problems]
+    problems = [*(missing if tracks else []), *index.problems, *_empty(index, needed)]
     if files and not any(path.exists() for path, _ in files):
         # One message in place of one per file: a wrong root is the one mistake behind all of them.
         where, first = next((where, cells[0]) for where, cells in tracks if cells)
@@ -286,6 +292,18 @@ def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] |
         problems += _track_problems(where, index.root, cells, found)
     raise_all(problems, heading=index.source)
     return replace(index, tracks=[_measured(track, needed, found) for track in index.tracks])
+
+
+def _empty(index: Index, needed: set[str]) -> list[str]:
+    """Cells that are empty in columns that training reads: all of them, where the mixture is their sum."""
+    with_mixture = any(track.mixture for track in index.tracks)
+    columns = sorted(needed) if with_mixture else index.columns
+    problems = []
+    for track in index.tracks:
+        empty = [column for column in columns if column not in track.stems]
+        empty += [MIXTURE] if with_mixture and not track.mixture else []
+        problems += [f"row {track.row}: {column}{SUFFIX} is empty. Fill it in." for column in empty]
+    return problems
 
 
 def _cells(track: Track, needed: set[str]) -> list[Cell]:

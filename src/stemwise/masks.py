@@ -32,7 +32,9 @@ class MaskRule:
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
             raise UserError(f"mask.extension={self.extension!r} is not one of {', '.join(EXTENSIONS)}.")
-        if not 0 < self.exponent <= 16:
+        if not isinstance(self.rest, bool):
+            raise UserError(f"mask.rest={self.rest!r} is not true or false.")
+        if not isinstance(self.exponent, int | float) or not 0 < self.exponent <= 16:
             raise UserError(f"mask.exponent={self.exponent} is not in (0, 16].")
 
 

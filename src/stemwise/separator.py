@@ -6,6 +6,7 @@
 Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +22,9 @@ from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNet, UNetSettings
 
 OUTPUTS = ("sigmoid", "softmax")
+
+_STEM = re.compile(r"[^./\\\0][^/\\\0]{0,63}")
+_TAKEN = ("loss", "mean")  # curves are called train/loss and sdr/mean beside train/<stem> and sdr/<stem>
 
 
 class Separator(nn.Module):
@@ -41,6 +45,12 @@ class Separator(nn.Module):
         super().__init__()
         if not stems or len(set(stems)) != len(stems):
             raise UserError(f"stem_names={list(stems)}: name at least one stem, each once.")
+        for stem in stems:
+            if not isinstance(stem, str) or not _STEM.fullmatch(stem) or stem in _TAKEN:
+                raise UserError(
+                    f"stem_names: {stem!r} is no name for a stem. It becomes a file's and a curve's name: no slashes, "
+                    f"no dot in front, at most 64 characters, and not {' or '.join(_TAKEN)}."
+                )
         if output not in OUTPUTS:
             raise UserError(f"model.output={output!r} is not one of {', '.join(OUTPUTS)}.")
         for name in ("frames", "bins"):

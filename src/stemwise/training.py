@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stemwise import metrics
+from stemwise.errors import UserError
 from stemwise.separator import Separator
 
 CROPS, SONGS = 0, 1  # the validation loaders of `StemData`
@@ -34,11 +35,12 @@ class SeparatorTraining(lightning.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.separator.parameters())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        try:
+            optimizer = self.make_optimizer(self.separator.parameters())
+            scheduler = self.make_scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer or scheduler: {error}. Mend the value in the config.") from error
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         losses = l1(self.separator(batch["mixture"]), batch["stems"])

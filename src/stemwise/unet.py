@@ -26,6 +26,8 @@ class UNetSettings:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.filters, list | tuple):
+            raise UserError(f"unet.filters={self.filters!r} is not a list.")
         # A config and a model file hold lists; equality and hashing want a tuple.
         object.__setattr__(self, "filters", tuple(self.filters))
         if len(self.filters) < 2 or any(not isinstance(n, int) or n < 1 for n in self.filters):
@@ -33,7 +35,7 @@ class UNetSettings:
         for name in ("encoder_activation", "decoder_activation"):
             if (value := getattr(self, name)) not in ACTIVATIONS:
                 raise UserError(f"unet.{name}={value!r} is not one of {', '.join(ACTIVATIONS)}.")
-        if not 0 <= self.dropout < 1:
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise UserError(f"unet.dropout={self.dropout} is not in [0, 1).")
 
     @property
