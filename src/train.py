@@ -32,7 +32,7 @@ def command(cfg: DictConfig) -> None:
     data = instantiate(cfg.data, _convert_="all")
     model = _model(cfg, complete=data.complete)
     checkpoint = _checkpoint(cfg.ckpt_path, folder, model)
-    module, trainer = _training(cfg, model), _trainer(cfg, folder)
+    module, trainer = _training(cfg, model, data), _trainer(cfg, folder)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
     _fit(trainer, module, data, checkpoint)
@@ -102,10 +102,11 @@ def _model(cfg: DictConfig, complete: bool) -> Any:
     return model
 
 
-def _training(cfg: DictConfig, model: Any) -> Any:
+def _training(cfg: DictConfig, model: Any, data: Any) -> Any:
     from stemwise.training import SeparatorTraining
 
-    return SeparatorTraining(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler))
+    facts = {"sums": data.sums}
+    return SeparatorTraining(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), facts)
 
 
 def _trainer(cfg: DictConfig, folder: Path) -> Any:

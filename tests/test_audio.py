@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from stemwise import audio, decoding
+from stemwise import audio, decoding, resampling
 from stemwise.errors import UserError
 
 RATE = 44100
@@ -210,6 +210,30 @@ def test_resampling_in_chunks_equals_resampling_the_whole(old: int, new: int, tm
         assert (part - expected[:, start : start + 5000]).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize(("old", "new"), [(44100, 48000), (1332, 1225), (8000, 441), (441, 8000)])
+def test_rates_with_large_filters_are_resampled_as_torchaudio_does(old: int, new: int, monkeypatch) -> None:
+    monkeypatch.setattr(resampling, "_LARGEST_FILTERS", 0)
+    # In double precision: in single, torchaudio rounds the phases.
+    waveform = torch.randn(2, 30_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = torch.cat(list(resampling.resample(iter(waveform.split(7001, 1)), old, new)), 1)
+    expected = resample(waveform, old, new)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("old", "new"), [(44101, 44100), (192001, 44100), (44100, 96001)])
+def test_odd_rates_need_little_memory(old: int, new: int, tmp_path: Path) -> None:
+    audio.write(tmp_path / "tone.wav", tone(1000, old, 3)[None], old, subtype="FLOAT")
+    process = psutil.Process()
+    before = process.memory_info().rss
+    found = whole(tmp_path / "tone.wav", sample_rate=new, channels=1)
+    assert process.memory_info().rss - before < 300e6
+    assert found.shape == (1, math.ceil(3 * new))
+    assert (found[0] - tone(1000, new, 3))[new // 10 : -new // 10].abs().max() < 2e-3
+    part = whole(tmp_path / "tone.wav", sample_rate=new, channels=1, start=50_001, frames=9000)
+    assert (part - found[:, 50_001:59_001]).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize(("old", "new"), [(48000, 44100), (44100, 16000), (16000, 44100)])
 def test_a_tone_keeps_its_frequency_and_level(old: int, new: int, tmp_path: Path) -> None:
     audio.write(tmp_path / "tone.wav", tone(1000, old, 2)[None], old, subtype="FLOAT")
@@ -368,9 +392,9 @@ def test_what_was_written_is_read(codec: str, subtype: str, tmp_path: Path) -> N
 
 def test_samples_past_full_scale_are_clamped(tmp_path: Path) -> None:
     loud = torch.tensor([[1.5, -1.5, 0.5]])
-    audio.write(tmp_path / "a.wav", loud, RATE)
+    assert audio.write(tmp_path / "a.wav", loud, RATE) == 2
     assert torch.equal(whole(tmp_path / "a.wav", channels=1), loud.clamp(-1, 1 - 2**-15))
-    audio.write(tmp_path / "a.wav", loud, RATE, subtype="FLOAT")
+    assert audio.write(tmp_path / "a.wav", loud, RATE, subtype="FLOAT") == 0
     assert torch.equal(whole(tmp_path / "a.wav", channels=1), loud)
 
 

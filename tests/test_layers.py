@@ -44,8 +44,8 @@ MODEL = {
 }
 TRAINING = {
     "data": {"augment", "cache", "errors", "examples", "index", "spectrogram", "storage"},
-    "training": {"metrics", "separator"},
-    "callbacks": {"data", "model_file", "training"},
+    "training": {"errors", "metrics", "separator"},
+    "callbacks": {"data", "errors", "model_file", "training"},
     "loggers": set(),
 }
 ENTRY = {

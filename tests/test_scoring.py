@@ -1,4 +1,11 @@
 import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import index, masks, model_file, scoring, spectrogram
+from stemwise import evaluate, index, masks, model_file, scoring, spectrogram
+from stemwise.errors import UserError
 from stemwise.examples import songs as songs_of
 
 STEMS = ["vocals", "accompaniment"]
@@ -120,8 +128,28 @@ def test_medians_of_medians():
 
 
 def test_song_names_become_file_names():
-    assert scoring._file_name("AC/DC\\..") == "AC_DC_...json"
-    assert scoring._file_name("../../etc") == "_.._etc.json"
+    assert scoring._file_name("A [song], no. 1") == "A [song], no. 1.json"
+    assert re.fullmatch(r"AC_DC_\.\.-[0-9a-f]{12}\.json", scoring._file_name("AC/DC\\.."))
+    assert re.fullmatch(r"_\.\._etc-[0-9a-f]{12}\.json", scoring._file_name("../../etc"))
+
+
+def test_no_two_songs_share_a_file(tmp_path):
+    songs = ["a/b", "a_b", "a\\b", ".a", "a", "..a", "", ".", "é" * 200, "é" * 201, "x" * 250, "x" * 251, "\udce9/"]
+    songs.append(scoring._file_name("a/b").removesuffix(".json"))
+    names = [scoring._file_name(song) for song in songs]
+    assert len({*names}) == len(songs)
+    for name in names:
+        assert not name.startswith(".")
+        (tmp_path / name).touch()  # refuses more than 255 bytes
+
+
+def test_a_model_remembers_what_its_stems_are_sums_of(stemwise, train, songs, tmp_path):
+    assert train("+stem_sums.rhythm=[drums,bass]", "stem_names=[vocals,rhythm]", "trainer.max_steps=1").code == 0
+    keys = ["data=csv", f"data.root={songs}", f"data.test={songs}/test.csv", "baselines=[]", "workers=0"]
+    for checkpoint in ("model.safetensors", "checkpoints/last.ckpt"):
+        done = stemwise("evaluate", f"checkpoint=run/{checkpoint}", *keys)
+        assert done.code == 0, done.output
+        assert "| rhythm | model |" in done.output
 
 
 def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_path):
@@ -134,6 +162,59 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
     assert "| accompaniment | oracle |" in done.output
     assert (folder / "scores.md").read_text() in done.output
     assert stemwise("evaluate", "checkpoint=run/checkpoints/last.ckpt", *keys, "output=again").code == 0
+    # A string is a list of one; no baselines are none.
+    assert stemwise("evaluate", "checkpoint=run/model.safetensors", *keys, "output=one", "baselines=mixture").code == 0
+    assert list(json.loads((tmp_path / "one/scores.json").read_text())) == ["model", "mixture"]
+    assert stemwise("evaluate", "checkpoint=run/model.safetensors", *keys, "output=none", "baselines=[]").code == 0
+    assert list(json.loads((tmp_path / "none/scores.json").read_text())) == ["model"]
+
+
+def test_tables_without_a_number_are_json(tmp_path):
+    scores = scoring.Scores({"model": {"vocals": {"SDR": [math.nan, 1.5]}}})
+    evaluate._report(scores, ("vocals",), tmp_path)
+    text = (tmp_path / "scores.json").read_text()
+    assert json.loads(text) == {"model": {"vocals": {"SDR": [None, 1.5]}}}
+    (tmp_path / "scores.md").unlink()
+    (tmp_path / "scores.md").mkdir()
+    with pytest.raises(UserError, match=f"output={tmp_path}: cannot be written"):
+        evaluate._report(scores, ("vocals",), tmp_path)
+
+
+def test_scores_that_cannot_be_written_name_the_song_and_the_folder(model_path, tmp_path):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores/model").touch()
+    with pytest.raises(UserError, match=r"0 vocals: .*scores/model: the scores cannot be written"):
+        scoring.evaluate(model_path, two_songs(tmp_path), tmp_path / "scores", [], workers=0)
+
+
+SLOW = """
+import sys, time
+from stemwise import cli, scoring
+scoring.bss_eval = lambda *a: (print("scoring", flush=True), time.sleep(60))
+sys.argv = ["stemwise", *sys.argv[2:]]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_ctrl_c_ends_the_workers_at_once_with_one_line(model_path, tmp_path, group):
+    two_songs(tmp_path)
+    keys = ["checkpoint=model.safetensors", "data=csv", f"data.root={tmp_path}", "data.test=test.csv", "workers=2"]
+    command = [sys.executable, "-c", SLOW, "", "evaluate", *keys]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+        while (line := process.stdout.readline()).strip() != "scoring":
+            assert line, process.stderr.read()
+        # A terminal's Ctrl-C reaches the workers too, `kill -INT` only the command.
+        (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=50)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("Interrupted.")
+    assert "Traceback" not in errors
+    assert time.monotonic() - start < 5
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +223,12 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
         (["checkpoint=none.safetensors"], "no such model file"),
         (["checkpoint=model.safetensors", "split=all"], "split=all"),
         (["checkpoint=model.safetensors", "baselines=[magic]"], "baselines=magic"),
+        (["checkpoint=model.safetensors", "baselines=magic"], "baselines=magic"),
+        (["checkpoint=null"], "checkpoint=null"),
+        (["checkpoint=model.safetensors", "workers=-1"], "workers=-1"),
+        (["checkpoint=model.safetensors", "workers=abc"], "workers=abc"),
+        (["checkpoint=model.safetensors", "output=/proc/x"], "/proc/x: the scores cannot be written"),
+        (["checkpoint=model.safetensors", "output=model.safetensors"], "the scores cannot be written"),
         ([], "checkpoint"),
         (["checkpoint=model.safetensors", "unknown=1"], "unknown"),
     ],

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -13,6 +14,9 @@ import torch
 import yaml
 
 from stemwise import model_file
+from stemwise.data import StemData
+from stemwise.errors import UserError
+from stemwise.spectrogram import Spectrogram
 
 RUN = Path("run")
 
@@ -225,6 +229,26 @@ def test_python_m_train_and_stemwise_train_are_the_same_command(songs, tmp_path)
         subprocess.run([sys.executable, *command, *arguments], check=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
         scores.append(model_file.read(tmp_path / str(number) / "model.safetensors")[1])
     assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_two_devices_start_from_the_console_script_too(songs, tmp_path):
+    """Lightning starts the second process itself, from what it finds in sys.argv."""
+    from conftest import TINY
+
+    keys = ["data=csv", f"data.root={songs}", f"data.train={songs}/train.csv", f"data.valid={songs}/train.csv", *TINY]
+    script = Path(sys.executable).with_name("stemwise")
+    arguments = [*keys, "hydra.run.dir=run", "trainer.max_steps=2", "trainer.devices=2", "data.batch_size=2"]
+    subprocess.run([script, "train", *arguments], check=True, cwd=tmp_path, stdin=subprocess.DEVNULL, timeout=300)
+    assert (tmp_path / "run/model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "data"] == ["run"]
+
+
+def test_more_processes_than_validation_songs_are_refused(songs):
+    data = StemData(["vocals"], Spectrogram(), train=songs / "train.csv", valid=songs / "valid.csv")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=2)
+    with pytest.raises(UserError, match="1 songs for 2 processes"):
+        data.val_dataloader()
 
 
 def test_a_sweep_makes_a_folder_per_run(train):

@@ -163,11 +163,11 @@ def _blocks(pieces: Iterator[Tensor], frames: int | None, size: int) -> Iterator
         yield torch.cat(held, 1)
 
 
-def write(path: Path, waveform: Tensor, sample_rate: int, *, codec: str = "wav", subtype: str = "PCM_16") -> None:
+def write(path: Path, waveform: Tensor, sample_rate: int, *, codec: str = "wav", subtype: str = "PCM_16") -> int:
     """Writes a waveform (C, N); the file appears complete or not at all, and its folders are made.
 
     `codec` is one of `CODECS`; `subtype` is PCM_16, PCM_24 or, in WAV, PCM_32 or FLOAT. In PCM, samples past
-    full scale are clamped to it; FLOAT keeps them.
+    full scale are clamped to it, and their number is returned; FLOAT keeps them.
 
     Raises `UserError` for another codec or subtype, a target that cannot be written, and a full disk.
     """
@@ -186,6 +186,7 @@ def write(path: Path, waveform: Tensor, sample_rate: int, *, codec: str = "wav",
     except (OSError, soundfile.LibsndfileError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot be written ({reason}). Choose another folder, or make room.") from None
+    return 0 if subtype == "FLOAT" else int((waveform.abs() > 1).sum())
 
 
 def _save(path: Path, waveform: Tensor, sample_rate: int, codec: str, subtype: str) -> None:

@@ -58,11 +58,11 @@ class RunFolder(Callback):
 
     def write_model(self, trainer: lightning.Trainer, scores: dict[str, float]) -> None:
         """Writes the weights of this moment as the run's model."""
-        assert isinstance(trainer.lightning_module, SeparatorTraining)
+        module = trainer.lightning_module
+        assert isinstance(module, SeparatorTraining)
         if trainer.is_global_zero:
-            sums = trainer.datamodule.sums  # type: ignore[attr-defined]
-            facts = {"step": trainer.global_step, "sdr": scores, "sums": sums, "stemwise": stemwise.__version__}
-            model_file.save(trainer.lightning_module.separator, self.folder / MODEL_FILE, facts)
+            facts = {"step": trainer.global_step, "sdr": scores, "stemwise": stemwise.__version__, **module.facts}
+            model_file.save(module.separator, self.folder / MODEL_FILE, facts)
 
     def on_train_batch_end(
         self,

@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+from stemwise import __version__
 from stemwise.errors import UserError
 
 HYDRA_COMMANDS = ("train", "evaluate")
+PATTERN = "{filename}/{instrument}.{codec}"
 DATASETS = ("demo", "folders", "mir1k", "musdb18")
 
 DESCRIPTION = """Music source separation that you train yourself.
@@ -25,18 +27,22 @@ commands:
 
 
 def main() -> int:
-    """Entry point of the console script; returns the exit code: 0 done, 1 a file failed, 2 wrong use."""
+    """Entry point of the console script.
+
+    Returns the exit code: 0 done, 1 some songs failed, 2 wrong use, 130 interrupted.
+    """
     arguments = sys.argv[1:]
-    if arguments and arguments[0] in HYDRA_COMMANDS:
-        return _hydra(arguments[0])
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        if arguments and arguments[0] in HYDRA_COMMANDS:
+            return _hydra(arguments[0])
+        options = _parser().parse_args(arguments)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         return int(options.run(options))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
         return 130
 
 
@@ -46,6 +52,8 @@ def _hydra(command: str) -> int:
     if command == "train":
         import train
 
+        # Where there are several devices, Lightning starts what is named here once more for each of them.
+        sys.argv[0] = train.__file__
         return train.main()
     from stemwise import evaluate
 
@@ -56,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "stemwise", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"stemwise {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in HYDRA_COMMANDS:
         commands.add_parser(name, add_help=False, help="see above")
@@ -79,7 +88,7 @@ def _add_separate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "-f",
         "--filename-format",
-        default="{filename}/{instrument}.{codec}",
+        default=PATTERN,
         metavar="PATTERN",
         help="where a stem goes below DIR; fields: filename, instrument, foldername, codec (default: %(default)s)",
     )
@@ -91,23 +100,35 @@ def _add_separate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _separate(options: argparse.Namespace) -> int:
     from stemwise import model_file, separation
 
-    model = model_file.load(options.model, options.device)
+    model = model_file.load(options.model, separation.device(options.device))
+    places = separation.plan(options.files, options.output, model.stems, options.filename_format, options.codec)
+    _make(options.output)
     failed = 0
-    for path in options.files:
+    for path, targets in zip(options.files, places, strict=True):
         start = time.monotonic()
         try:
-            written = separation.separate_file(
-                model, path, options.output, pattern=options.filename_format, codec=options.codec
-            )
+            clipped = separation.separate_file(model, path, targets, codec=options.codec)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
         print(f"{path.name}: {', '.join(model.stems)} in {time.monotonic() - start:.1f} s")
-        print("\n".join(f"  {target}" for target in written))
+        print("\n".join(f"  {target}" for target in targets))
+        if clipped:
+            print(f"  {clipped} {'sample' if clipped == 1 else 'samples'} past full scale were clipped")
     if failed:
         print(f"{failed} of {len(options.files)} songs failed.", file=sys.stderr)
+    if failed == len(options.files):
+        return 2
     return 1 if failed else 0
+
+
+def _make(folder: Path) -> None:
+    """Makes the folder now, because a song takes minutes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"-o {folder}: cannot be written ({error.strerror}). Choose another folder.") from None
 
 
 def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -2,14 +2,20 @@
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from stemwise import launch
+from stemwise.errors import UserError
+
+if TYPE_CHECKING:
+    from stemwise.scoring import Scores
 
 log = logging.getLogger(__name__)
 
@@ -19,25 +25,48 @@ log = logging.getLogger(__name__)
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
     from stemwise import data, model_file, scoring
-    from stemwise.errors import UserError
 
     if cfg.split not in data.SPLITS:
         raise UserError(f"split={cfg.split}: not one of {', '.join(data.SPLITS)}.")
-    checkpoint = Path(cfg.checkpoint)
-    model = model_file.load(checkpoint)
-    songs = instantiate(
-        cfg.data, stems=list(model.stems), spectrogram=model.spectrogram, augment={}, _convert_="all"
-    ).songs(cfg.split)
-    folder = Path(cfg.output or checkpoint.parent / f"evaluation-{cfg.split}")
+    if cfg.checkpoint is None:
+        raise UserError("checkpoint=null: no model to score. Give a run's model.safetensors, or a .ckpt.")
+    workers, baselines = _workers(cfg.workers), _names(cfg.baselines)
+    checkpoint = Path(str(cfg.checkpoint))
+    model, facts = model_file.read(checkpoint)
+    sums = facts.get("sums", {}) if cfg.stem_sums is None else launch.plain(cfg.stem_sums)
+    own = {"stems": list(model.stems), "spectrogram": model.spectrogram, "sums": sums, "augment": {}}
+    songs = instantiate(cfg.data, **own, _convert_="all").songs(cfg.split)
+    folder = checkpoint.parent / f"evaluation-{cfg.split}" if cfg.output is None else Path(str(cfg.output))
     log.info("%d songs of %s, scores in %s", len(songs), cfg.split, folder)
-    scores = scoring.evaluate(checkpoint, songs, folder, list(cfg.baselines), cfg.workers)
+    scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers)
     _report(scores, model.stems, folder)
 
 
-def _report(scores: "scoring.Scores", stems: tuple[str, ...], folder: Path) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _workers(value: Any) -> int | None:
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise UserError(
+        f"workers={value}: not a whole number from 0 on. Give how many songs to score at once, or null for all cores."
+    )
+
+
+def _names(value: Any) -> list[str]:
+    """A list in the config, or one name without the brackets, or null."""
+    if isinstance(value, ListConfig):
+        return [str(name) for name in value]
+    return [] if value is None else [str(value)]
+
+
+def _report(scores: "Scores", stems: tuple[str, ...], folder: Path) -> None:
     table = scores.table(stems)
-    (folder / "scores.md").write_text(table + "\n", encoding="utf-8")
-    (folder / "scores.json").write_text(json.dumps(scores.values, indent=1), encoding="utf-8")
+    try:
+        (folder / "scores.md").write_text(table + "\n", encoding="utf-8")
+        document = json.dumps(_finite(scores.values), indent=1, allow_nan=False)
+        (folder / "scores.json").write_text(document, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"output={folder}: cannot be written ({error.strerror}). Choose another folder, or make room."
+        ) from None
     print(f"\nmuseval, dB, median of 1 s windows, then of songs:\n\n{table}\n")
     if scores.silent:
         songs = "; ".join(f"{song}: {', '.join(names)}" for song, names in scores.silent.items())
@@ -45,8 +74,21 @@ def _report(scores: "scoring.Scores", stems: tuple[str, ...], folder: Path) -> N
     print(f"Scores: {folder}")
 
 
+def _finite(values: Any) -> Any:
+    """`values` with null for numbers that JSON does not have."""
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_finite(value) for value in values]
+    return values if math.isfinite(values) else None
+
+
 def main() -> int:
-    return launch.run(command)
+    """Entry point of `stemwise evaluate`."""
+    code = launch.run(command)
+    if code == 130:
+        print("Interrupted. The same command goes on where this one ended.", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -211,17 +211,22 @@ def _name(track: Track) -> str:
 
 
 def write(index: Index, path: Path) -> None:
-    """Writes an index CSV that `read` reads back as the same tracks, its paths relative to the root."""
+    """Writes an index CSV that `read` reads back as the same tracks, its paths relative to the root.
+
+    Raises `UserError` if the file cannot be written.
+    """
     columns, has_mixture = index.columns, index.has_mixture
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["name", *([MIXTURE + SUFFIX] * has_mixture), *(stem + SUFFIX for stem in columns), "duration"])
-        for track in index.tracks:
-            cells = [track.mixture] * has_mixture + [track.stems.get(stem) for stem in columns]
-            duration = "" if track.duration is None else str(track.duration)
-            texts = [cell.text(index.root) if cell else "" for cell in cells]
-            table.writerow([track.name, *texts, duration])
+    lines = [["name", *([MIXTURE + SUFFIX] * has_mixture), *(stem + SUFFIX for stem in columns), "duration"]]
+    for track in index.tracks:
+        cells = [track.mixture] * has_mixture + [track.stems.get(stem) for stem in columns]
+        duration = "" if track.duration is None else str(track.duration)
+        lines.append([track.name, *(cell.text(index.root) if cell else "" for cell in cells), duration])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}). Choose another folder, or make room.") from None
 
 
 def sources(

@@ -8,7 +8,10 @@ Axes: S stem, C channel, N sample.
 import hashlib
 import json
 import math
+import multiprocessing
 import os
+import re
+import signal
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -71,6 +74,7 @@ def evaluate(
     if wrong := [name for name in baselines if name not in BASELINES]:
         raise UserError(f"baselines={wrong[0]}: not one of {', '.join(BASELINES)}.")
     _check_museval()
+    _make(folder)
     jobs = _Songs(model_path, songs, folder, (MODEL, *baselines))
     cores = len(os.sched_getaffinity(0)) if workers is None else workers
     loader = DataLoader(
@@ -78,16 +82,20 @@ def evaluate(
         batch_size=None,
         num_workers=min(cores, len(songs)),
         collate_fn=_same,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
     scores = Scores({variant: {} for variant in (MODEL, *baselines)})
-    for number, found in progress.track(loader, what="Scoring songs", total=len(songs)):
-        if isinstance(found, str):
-            raise UserError(found)
-        for variant, document in found.items():
-            _add(scores.values[variant], document)
-        if silent := sorted(set(jobs.stems) - {target["name"] for target in found[MODEL]["targets"]}):
-            scores.silent[songs[number].name] = silent
+    try:
+        for number, found in progress.track(loader, what="Scoring songs", total=len(songs)):
+            if isinstance(found, str):
+                raise UserError(found)
+            for variant, document in found.items():
+                _add(scores.values[variant], document)
+            if silent := sorted(set(jobs.stems) - {target["name"] for target in found[MODEL]["targets"]}):
+                scores.silent[songs[number].name] = silent
+    except KeyboardInterrupt:
+        _end_workers()
+        raise
     return scores
 
 
@@ -205,15 +213,40 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     """The file appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-    os.replace(file.name, path)
+    _make(path.parent)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
+            try:
+                json.dump(document, file, indent=1)
+                file.flush()
+                os.replace(file.name, path)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_written(path.parent, error) from None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(folder, error) from None
+
+
+def _not_written(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{folder}: the scores cannot be written there ({error.strerror}). Set output to another folder, or make room."
+    )
 
 
 def _file_name(song: str) -> str:
-    """A song's name without what folders and file systems cannot take."""
-    return "".join("_" if c in "/\\\0" else c for c in song)[:200].lstrip(".") + ".json"
+    """A file name of its own for each song: without slashes or a dot in front, and at most 255 bytes."""
+    name = re.sub(r"[/\\\0]", "_", song).lstrip(".")
+    if name and name == song and len(os.fsencode(name)) <= 250 and not re.search(r"-[0-9a-f]{12}$", name):
+        return f"{name}.json"
+    # What was changed or cut may now be called as another song: a digest of the full name tells them apart.
+    digest = hashlib.blake2b(os.fsencode(song), digest_size=6).hexdigest()
+    return f"{os.fsencode(name)[:237].decode('utf-8', 'ignore')}-{digest}.json"
 
 
 def _check_museval() -> None:
@@ -226,12 +259,21 @@ def _check_museval() -> None:
         raise UserError(f"evaluation needs ffmpeg and ffprobe on the PATH ({error}). apt-get install ffmpeg") from None
 
 
-def _one_thread(_: int) -> None:
-    """One thread per song: songs run side by side."""
+def _start_worker(_: int) -> None:
+    """One thread per song, because songs run side by side; Ctrl-C is the main process's business."""
     from threadpoolctl import threadpool_limits
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+def _end_workers() -> None:
+    """Ends the songs that are being scored; their loader would wait five seconds for each."""
+    # torch's handler takes a worker that was ended for one that crashed.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in multiprocessing.active_children():
+        worker.terminate()
 
 
 def _same(item: Any) -> Any:

@@ -4,7 +4,7 @@ What it logs: `train/loss` and `val/loss` (summed over stems), `train/<stem>` an
 and `sdr/<stem>` in dB. Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning
@@ -21,18 +21,23 @@ CROPS, SONGS = 0, 1  # the validation loaders of `StemData`
 
 
 class SeparatorTraining(lightning.LightningModule):
-    """Trains a separator with any optimiser and schedule; the schedule counts steps."""
+    """Trains a separator with any optimiser and schedule; the schedule counts steps.
+
+    `facts` are plain values that go with the model wherever it is saved, such as which columns its stems are.
+    """
 
     def __init__(
         self,
         separator: Separator,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler],
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         # A third faster on the CPU, and what tensor cores want.
         self.separator = separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.facts = dict(facts or {})
 
     def configure_optimizers(self) -> Any:
         try:
@@ -71,7 +76,7 @@ class SeparatorTraining(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint a model file as well: `model_file.load` needs no config."""
-        checkpoint["separator"] = {**self.separator.settings, "facts": {"step": self.global_step}}
+        checkpoint["separator"] = {**self.separator.settings, "facts": {"step": self.global_step, **self.facts}}
 
     def _log_losses(self, split: str, losses: Tensor, batch_size: int) -> Tensor:
         training = split == "train"
