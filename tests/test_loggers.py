@@ -14,15 +14,15 @@ def no_login(monkeypatch, tmp_path):
 
 
 def test_wandb_is_offline_without_a_login(no_login, tmp_path):
-    assert loggers.wandb("stemwise", str(tmp_path))._wandb_init["mode"] == "offline"
+    assert loggers.wandb("stemwise", str(tmp_path))._offline is True
 
 
 def test_wandb_is_online_with_a_key_and_obeys_its_own_variable(no_login, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert loggers.wandb("stemwise", str(tmp_path))._wandb_init["mode"] is None
+    assert loggers.wandb("stemwise", str(tmp_path))._offline is False
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert loggers.wandb("stemwise", str(tmp_path))._wandb_init["mode"] is None
+    assert loggers.wandb("stemwise", str(tmp_path))._offline is False
 
 
 @pytest.mark.slow

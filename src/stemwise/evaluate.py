@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 @launch.task
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
-    from stemwise import data, model_file, scoring
+    from stemwise import data, index, model_file, scoring
 
     if cfg.split not in data.SPLITS:
         raise UserError(f"split={cfg.split}: not one of {', '.join(data.SPLITS)}.")
@@ -33,7 +33,9 @@ def command(cfg: DictConfig) -> None:
     workers, baselines = _workers(cfg.workers), _names(cfg.baselines)
     checkpoint = Path(str(cfg.checkpoint))
     model, facts = model_file.read(checkpoint)
-    sums = facts.get("sums", {}) if cfg.stem_sums is None else launch.plain(cfg.stem_sums)
+    # A model that was not trained here says nothing of sums; an accompaniment is all that is not its other stems.
+    own_sums = facts.get("sums", {"accompaniment": index.REST})
+    sums = own_sums if cfg.stem_sums is None else launch.plain(cfg.stem_sums)
     own = {"stems": list(model.stems), "spectrogram": model.spectrogram, "sums": sums, "augment": {}}
     songs = instantiate(cfg.data, **own, _convert_="all").songs(cfg.split)
     folder = checkpoint.parent / f"evaluation-{cfg.split}" if cfg.output is None else Path(str(cfg.output))
