@@ -58,7 +58,9 @@ def make(root: Path) -> Make:
 
 def started(data: StemData, rank: int = 0, ranks: int = 1) -> StemData:
     """As Lightning starts it."""
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]
+    progress = SimpleNamespace(total=SimpleNamespace(completed=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, fit_loop=loop)  # type: ignore[assignment]
     if not rank:
         data.prepare_data()
     data.setup("fit")

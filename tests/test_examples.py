@@ -379,3 +379,19 @@ def test_a_crop_is_mixture_then_stems(folder: Path, sources: dict[str, Source]) 
     assert made.shape == (5, 2, 7, 100)
     for row, signal in enumerate((song.mixture, *song.stems)):
         assert torch.equal(made[row], sources["half"].crop(signal, 3, 7))
+
+
+@pytest.mark.parametrize("shown", [0, 4, 8, 12, 24, 44])
+@pytest.mark.parametrize("lightnings_epoch", [0, 1, 7])
+def test_a_resumed_order_goes_on_behind_what_was_shown(shown: int, lightnings_epoch: int) -> None:
+    """Whatever Lightning takes for the number of the epoch that it stopped in."""
+    whole = Order(7, 3, 4, seed=5)  # epochs of 24
+    places = []
+    for epoch in range(4):
+        whole.set_epoch(epoch)
+        places += list(whole)
+    resumed, found = Order(7, 3, 4, seed=5, shown=shown), []
+    for epoch in range(2):
+        resumed.set_epoch(epoch + (lightnings_epoch if shown else 0))
+        found += list(resumed)
+    assert found == places[shown : (shown // 24 + 2) * 24]

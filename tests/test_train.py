@@ -17,6 +17,7 @@ from stemwise import model_file
 from stemwise.data import StemData
 from stemwise.errors import UserError
 from stemwise.spectrogram import Spectrogram
+from stemwise.training import SeparatorTraining
 
 RUN = Path("run")
 
@@ -72,18 +73,44 @@ def test_the_same_seed_gives_the_same_run(train):
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
-def test_resuming_in_the_same_folder_goes_on_from_the_last_step(train):
-    whole = train("hydra.run.dir=whole", "trainer.max_steps=4", "model.unet.dropout=0")
-    train("hydra.run.dir=parts", "trainer.max_steps=2", "model.unet.dropout=0")
-    resumed = train("hydra.run.dir=parts", "trainer.max_steps=4", "ckpt_path=last", "model.unet.dropout=0")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ema", ["null", "0.9"])
+def test_resumed_equals_uninterrupted(train, workers, ema):
+    """Stopped in the middle of an epoch, with dropout, remix, a schedule and averaged weights: bit for bit."""
+    keys = ["data.batch_size=2", "data.examples_per_song=3", "augment=remix", "scheduler=cosine", f"ema={ema}"]
+    keys += [f"data.num_workers={workers}", "trainer.val_check_interval=4", "scheduler.T_max=9", "optimizer.lr=0.001"]
+    whole = train("hydra.run.dir=whole", "trainer.max_steps=9", *keys)  # epochs of six steps
+    train("hydra.run.dir=parts", "trainer.max_steps=2", *keys)
+    train("hydra.run.dir=parts", "trainer.max_steps=7", "ckpt_path=last", *keys)
+    resumed = train("hydra.run.dir=parts", "trainer.max_steps=9", "ckpt_path=last", *keys)
+    assert (whole.code, resumed.code) == (0, 0), resumed.output
+    one, other = (torch.load(Path(name) / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "parts"))
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        if part in one:
+            torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+
+
+def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(train, monkeypatch):
+    """The checkpoint of a validation in the middle of an epoch: what came after it is done once more."""
+    keys = ["data.batch_size=2", "data.examples_per_song=3", "trainer.val_check_interval=4"]
+    whole = train("hydra.run.dir=whole", "trainer.max_steps=9", *keys)
+    step = SeparatorTraining.training_step
+
+    def dies(self, batch, number):
+        if self.global_step == 5:
+            raise MemoryError
+        return step(self, batch, number)
+
+    monkeypatch.setattr(SeparatorTraining, "training_step", dies)
+    assert train("hydra.run.dir=parts", "trainer.max_steps=9", *keys).code == 1
+    monkeypatch.setattr(SeparatorTraining, "training_step", step)
+    resumed = train("hydra.run.dir=parts", "trainer.max_steps=9", "ckpt_path=last", *keys)
     assert (whole.code, resumed.code) == (0, 0), resumed.output
     states = [model_file.load(Path(name) / "checkpoints/last.ckpt").state_dict() for name in ("whole", "parts")]
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(train, monkeypatch):
-    from stemwise.training import SeparatorTraining
-
     step, interrupt = SeparatorTraining.training_step, signal.getsignal(signal.SIGINT)
 
     def interrupted(self, batch, number):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 import stemwise
@@ -27,6 +28,7 @@ class RunFolder(Callback):
 
     `model.safetensors` is the model with the best `sdr/mean` of a validation so far. It stands before the
     averaging of weights in the list of callbacks, so that it sees the averaged weights that were validated.
+    With a checkpoint goes the state of torch's generators, from which dropout draws.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,10 +102,13 @@ class RunFolder(Callback):
             log.info("Stopped at step %d. Go on: hydra.run.dir=%s ckpt_path=last", trainer.global_step, self.folder)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "random": torch.get_rng_state(), "cuda_random": torch.cuda.get_rng_state_all()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        torch.set_rng_state(state_dict["random"])
+        if len(state_dict["cuda_random"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state_dict["cuda_random"])
         # The checkpoint may be older than the model: the last validation comes after it.
         if (self.folder / MODEL_FILE).exists():
             score = model_file.read(self.folder / MODEL_FILE)[1].get("sdr", {}).get("mean", -math.inf)

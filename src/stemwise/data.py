@@ -213,9 +213,9 @@ class StemData(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         songs, (rank, ranks) = self.songs("train"), self._ranks()
         crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed)
-        order = examples.Order(
-            len(songs), self.examples_per_song, self.batch_size * ranks, self.seed, rank=rank, ranks=ranks
-        )
+        step = self.batch_size * ranks
+        shown = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed * step if self.trainer else 0
+        order = examples.Order(len(songs), self.examples_per_song, step, self.seed, rank, ranks, shown)
         return self._loader(crops, order, self.batch_size, persistent_workers=self.num_workers > 0)
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
@@ -239,6 +239,8 @@ class StemData(lightning.LightningDataModule):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_interrupts,
+            # A loader draws a seed; from the global generator, dropout after a resume would draw otherwise.
+            generator=torch.Generator(),
             **options,
         )
 

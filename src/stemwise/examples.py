@@ -58,17 +58,24 @@ class Order(Sampler[Place]):
     """The order of an epoch: every song `per_song` times, each round in an order of its own.
 
     The epoch is filled up to whole batches over all ranks with songs of a further round; rank r of W takes
-    every W-th place, so that the examples of a step are the same for any number of ranks. `set_epoch` is
-    Lightning's hook.
+    every W-th place, so that the examples of a step are the same for any number of ranks. A run that had
+    shown some examples when it stopped goes on behind them, `shown` in number over all ranks.
     """
 
-    def __init__(self, count: int, per_song: int, multiple: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, count: int, per_song: int, multiple: int, seed: int, rank: int = 0, ranks: int = 1, shown: int = 0
+    ) -> None:
         self.count, self.seed, self.rank, self.ranks = count, seed, rank, ranks
         self.total = -(-count * per_song // multiple) * multiple
-        self.epoch = 0
+        self.first_epoch, self.skipped = divmod(shown, self.total)
+        self.counted_from = None if shown else 0
+        self.epoch = self.first_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        """Lightning's hook. What it counts from after a stop is not what was shown: it closes the epoch."""
+        if self.counted_from is None:
+            self.counted_from = epoch
+        self.epoch = self.first_epoch + epoch - self.counted_from
 
     def __len__(self) -> int:
         return self.total // self.ranks
@@ -76,7 +83,8 @@ class Order(Sampler[Place]):
     def __iter__(self) -> Iterator[Place]:
         rounds = -(-self.total // self.count)
         order = np.concatenate([self._round(number) for number in range(rounds)])
-        for position in range(self.rank, self.total, self.ranks):
+        start = self.skipped if self.epoch == self.first_epoch else 0
+        for position in range(start + self.rank, self.total, self.ranks):
             yield Place(self.epoch, position, int(order[position]))
 
     def _round(self, number: int) -> np.ndarray:
