@@ -50,7 +50,7 @@ TRAINING = {
 }
 ENTRY = {
     "launch": {"errors"},
-    "evaluate": {"data", "errors", "index", "launch", "model_file", "scoring"},
+    "evaluate": {"errors", "index", "launch", "model_file", "scoring"},
     "cli": {"errors", "evaluate", "index", "model_file", "separation"},
     "train": {"callbacks", "errors", "launch", "model_file", "separator", "training"},
 }

@@ -1,6 +1,7 @@
 """The Makefile's own promises, as far as they can be checked without installing everything again."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -55,3 +56,33 @@ def test_an_old_python_is_refused_in_one_line(tmp_path):
     assert done.returncode != 0
     assert "stemwise needs Python 3.11 or newer" in done.stdout
     assert not (tmp_path / ".venv").exists()
+
+
+def ffmpeg_missing(folder: Path, user: int, sudo: bool) -> subprocess.CompletedProcess:
+    """`make ffmpeg` where neither program is there; whatever apt-get is asked for is written down."""
+    log = folder / "log"
+    stubs = {"id": f"echo {user}", "apt-get": f'echo "apt-get $*" >> {log}'}
+    stubs |= {"sudo": f'echo sudo >> {log}; shift; exec "$@"'} if sudo else {}
+    for name, body in stubs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    make = shutil.which("make")
+    assert make
+    command = [make, "-f", str(REPOSITORY / "Makefile"), "ffmpeg"]
+    return subprocess.run(command, cwd=folder, env={"PATH": str(folder)}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("user", "sudo"), [(0, False), (1000, True)])
+def test_ffmpeg_is_installed_where_that_is_permitted(tmp_path, user, sudo):
+    done = ffmpeg_missing(tmp_path, user, sudo)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "log").read_text().splitlines()
+    assert [call for call in calls if call != "sudo"] == ["apt-get update -qq", "apt-get install -y -qq ffmpeg"]
+    assert ("sudo" in calls) is sudo
+
+
+def test_ffmpeg_is_asked_for_in_one_line_where_it_is_not(tmp_path):
+    done = ffmpeg_missing(tmp_path, 1000, sudo=False)
+    assert done.returncode != 0
+    assert "sudo apt-get install ffmpeg" in done.stdout
+    assert not (tmp_path / "log").exists()

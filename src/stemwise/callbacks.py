@@ -51,7 +51,11 @@ class RunFolder(Callback):
         }
         score = scores["mean"]
         if math.isnan(score):
-            log.warning("Step %d: no SDR, all stems of all validation songs are silent.", trainer.global_step)
+            step, why = (
+                trainer.global_step,
+                "all stems of all validation songs are silent, or the estimates are no numbers",
+            )
+            log.warning("Step %d: no SDR: %s.", step, why)
         if score > self.best:
             self.best = score
         elif (self.folder / MODEL_FILE).exists():

@@ -21,7 +21,6 @@ from stemwise.spectrogram import Spectrogram
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
 ON_ERROR = ("raise", "skip")
 
 Find = Callable[[Path | None], Mapping[str, Index]]

@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 @launch.task
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
-    from stemwise import data, index, model_file, scoring
+    from stemwise import index, model_file, scoring
 
-    if cfg.split not in data.SPLITS:
-        raise UserError(f"split={cfg.split}: not one of {', '.join(data.SPLITS)}.")
+    if cfg.split not in index.SPLITS:
+        raise UserError(f"split={cfg.split}: not one of {', '.join(index.SPLITS)}.")
     if cfg.checkpoint is None:
         raise UserError("checkpoint=null: no model to score. Give a run's model.safetensors, or a .ckpt.")
     workers, baselines = _workers(cfg.workers), _names(cfg.baselines)

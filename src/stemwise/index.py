@@ -27,6 +27,7 @@ from stemwise.errors import UserError, raise_all
 
 log = logging.getLogger(__name__)
 
+SPLITS = ("train", "valid", "test")
 MIXTURE = "mix"
 SUFFIX = "_path"
 REST = "rest"

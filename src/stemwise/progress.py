@@ -16,17 +16,18 @@ from rich.progress import (
 
 T = TypeVar("T")
 
+SILENT_FOR = 2.0  # seconds
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def track(items: Iterable[T], *, what: str, total: int, silent_for: float = 0.5) -> Iterator[T]:
+def track(items: Iterable[T], *, what: str, total: int) -> Iterator[T]:
     """Yields `items` and shows on standard error how many of `total` are done.
 
     A terminal gets a live bar; anything else (a log file, CI) gets a plain line every ten seconds, and
-    nothing at all if the work takes less than `silent_for` seconds.
+    nothing at all if the work takes less than two seconds.
     """
     console = Console(stderr=True)
-    shown = _live(items, what, total, console) if console.is_terminal else _lines(items, what, total, silent_for)
+    shown = _live(items, what, total, console) if console.is_terminal else _lines(items, what, total)
     yield from shown
 
 
@@ -45,10 +46,10 @@ def _live(items: Iterable[T], what: str, total: int, console: Console) -> Iterat
             bar.advance(task)
 
 
-def _lines(items: Iterable[T], what: str, total: int, silent_for: float) -> Iterator[T]:
+def _lines(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     start = time.monotonic()
-    next_line = start + silent_for
+    next_line = start + SILENT_FOR
     done, said = 0, False
     for item in items:
         if time.monotonic() >= next_line:

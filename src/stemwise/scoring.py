@@ -138,12 +138,8 @@ class _Songs(Dataset[tuple[int, dict[str, Any] | str]]):
     """Item i scores song i, or reads its scores: work for a loader's processes."""
 
     def __init__(self, model_path: Path, songs: Sequence[Song], folder: Path, variants: Sequence[str]) -> None:
-        self.model, self.songs, self.folder, self.variants = (
-            model_file.load(model_path),
-            songs,
-            folder,
-            variants,
-        )
+        self.model = model_file.load(model_path)
+        self.songs, self.folder, self.variants = songs, folder, variants
         self.digest = hashlib.blake2b(model_path.read_bytes(), digest_size=16).hexdigest()
         self.stems = self.model.stems
         self.paths = [_file_name(song.name) for song in songs]

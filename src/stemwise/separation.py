@@ -126,4 +126,4 @@ def _at_rate(stem: Tensor, rate: int, info: audio.Info) -> Tensor:
 def _shown(model: Separator, blocks: Iterator[Tensor], samples: int, name: str) -> Iterator[Tensor]:
     settings = model.spectrogram
     windows = -(-settings.frame_count(samples) // settings.frames)
-    return progress.track(model.stream(blocks), what=name, total=windows, silent_for=2.0)
+    return progress.track(model.stream(blocks), what=name, total=windows)

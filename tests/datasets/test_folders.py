@@ -97,7 +97,7 @@ def test_every_song_is_in_one_split_and_most_stay_when_others_come(few: set[str]
 def test_songs_stay_where_they_are_when_others_are_added() -> None:
     songs = [Path(f"song {number}") for number in range(200)]
     before, after = folders.split_by_name(songs[:100]), folders.split_by_name(songs)
-    for split in folders.SPLITS:
+    for split in index.SPLITS:
         assert set(before[split]) <= set(after[split])
 
 

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stemwise.errors import UserError, raise_all
-from stemwise.index import Cell, Index, Track
+from stemwise.index import SPLITS, Cell, Index, Track
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
 NAMED = 5  # stems that a message names before it only counts
 MIXTURE = "mixture"
 MIXTURES = frozenset({MIXTURE, "mix"})

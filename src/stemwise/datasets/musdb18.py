@@ -16,11 +16,10 @@ import yaml
 
 from stemwise import index
 from stemwise.errors import UserError
-from stemwise.index import Cell, Index, Track
+from stemwise.index import SPLITS, Cell, Index, Track
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
 FOLDERS = ("train", "test")
 STEMS = ("vocals", "drums", "bass", "other")
 MIXTURE = "mixture"

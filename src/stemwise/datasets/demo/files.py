@@ -24,11 +24,10 @@ import soundfile
 from stemwise import index, progress
 from stemwise.datasets.demo import band, score, titles
 from stemwise.errors import UserError
-from stemwise.index import Cell, Index, Track
+from stemwise.index import SPLITS, Cell, Index, Track
 
 VERSION = 1  # of the composer: raise it whenever the same seed sounds different, so that old songs are replaced
 RATE = 44100
-SPLITS = ("train", "valid", "test")
 SONGS = {"train": 24, "valid": 2, "test": 2}
 MANIFEST = "demo.json"
 MIXTURE = "mixture"
