@@ -51,11 +51,8 @@ class RunFolder(Callback):
         }
         score = scores["mean"]
         if math.isnan(score):
-            step, why = (
-                trainer.global_step,
-                "all stems of all validation songs are silent, or the estimates are no numbers",
-            )
-            log.warning("Step %d: no SDR: %s.", step, why)
+            why = "all stems of all validation songs are silent, or the estimates are no numbers"
+            log.warning("Step %d: no SDR: %s.", trainer.global_step, why)
         if score > self.best:
             self.best = score
         elif (self.folder / MODEL_FILE).exists():
