@@ -50,8 +50,8 @@ TRAINING = {
 }
 ENTRY = {
     "launch": {"errors"},
-    "evaluate": {"errors", "index", "launch", "model_file", "scoring"},
-    "cli": {"errors", "evaluate", "index", "model_file", "separation"},
+    "commands": {"errors", "index", "launch", "model_file", "scoring", "separation"},
+    "cli": {"commands", "errors"},
     "train": {"callbacks", "errors", "launch", "model_file", "separator", "training"},
 }
 TABLE = GROUND | MODEL | TRAINING | ENTRY

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import evaluate, index, masks, model_file, scoring, spectrogram
+from stemwise import index, masks, model_file, scoring, spectrogram
+from stemwise.commands import evaluate
 from stemwise.errors import UserError
 from stemwise.examples import songs as songs_of
 

@@ -1,0 +1,1 @@
+"""What `stemwise COMMAND` runs, a module for each but `train`."""
