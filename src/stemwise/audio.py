@@ -5,22 +5,20 @@ for. A read from `start` equals the same slice of the whole, and blocks put toge
 is wrong with a file raises `UserError`.
 """
 
-import os
-import secrets
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
+import av
 import torch
 from torch import Tensor
 
-from stemwise import decoding, resampling
+from stemwise import decoding, encoding, resampling
 from stemwise.errors import UserError
 
-CODECS = ("wav", "flac")
-_SUBTYPES = {"wav": ("PCM_16", "PCM_24", "PCM_32", "FLOAT"), "flac": ("PCM_16", "PCM_24")}
+_ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8, as Python carries them
 
 
 @dataclass(frozen=True)
@@ -125,16 +123,18 @@ def _mix(blocks: Iterator[Tensor], path: Path, channel: int | None, channels: in
             raise UserError(f"{path}: has {names}, number {channel} was asked for. Count from 0.")
         if channel is not None:
             block = block[channel : channel + 1]
-        if channels == 1 and len(block) > 1:
-            yield block[:2].mean(0, keepdim=True)
-        elif len(block) == 1:
-            yield block.expand(channels, -1)
-        elif len(block) < channels:
+        if 1 < len(block) < channels:
             raise UserError(
                 f"{path}: has {there} channels, {channels} are needed. Export it with that many, or as mono."
             )
-        else:
-            yield block[:channels]
+        yield mixed(block, channels)
+
+
+def mixed(block: Tensor, channels: int) -> Tensor:
+    """A waveform (any number of channels, n) as a mono or stereo model takes it: (channels, n); see `stream`."""
+    if channels == 1 and len(block) > 1:
+        return block[:2].mean(0, keepdim=True)
+    return block.expand(channels, -1) if len(block) == 1 else block[:channels]
 
 
 def _skip(blocks: Iterator[Tensor], count: int) -> Iterator[Tensor]:
@@ -163,33 +163,31 @@ def _blocks(pieces: Iterator[Tensor], frames: int | None, size: int) -> Iterator
         yield torch.cat(held, 1)
 
 
-def write(path: Path, waveform: Tensor, sample_rate: int, *, codec: str = "wav", subtype: str = "PCM_16") -> int:
+def tags(path: Path) -> dict[str, str]:
+    """The tags of a file and of its first audio stream, by FFmpeg's names in lower case: title, artist, album, ...
+
+    Of two with the same name the file's counts. Left out is what is not UTF-8. Empty for a file that FFmpeg cannot
+    open, of which `probe` says what is wrong.
+    """
+    try:
+        with av.open(f"file:{path}", metadata_errors="surrogateescape") as container:
+            found = [stream.metadata for stream in container.streams.audio[:1]] + [container.metadata]
+    except (av.FFmpegError, OSError):
+        return {}
+    pairs = {name.lower(): value for tags in found for name, value in tags.items()}
+    return {name: value for name, value in pairs.items() if not _ESCAPED.search(name + value)}
+
+
+def write(path: Path, waveform: Tensor, sample_rate: int, *, codec: str = "wav", bit_depth: str | None = None) -> int:
     """Writes a waveform (C, N); the file appears complete or not at all, and its folders are made.
 
-    `codec` is one of `CODECS`; `subtype` is PCM_16, PCM_24 or, in WAV, PCM_32 or FLOAT. In PCM, samples past
-    full scale are clamped to it, and their number is returned; FLOAT keeps them.
+    `codec` and `bit_depth` are those of `encoding.Format`. Returns how many samples were clamped to full scale.
 
-    Raises `UserError` for another codec or subtype, a target that cannot be written, and a full disk.
+    Raises `UserError` for another codec or bit depth, a target that cannot be written, and a full disk.
     """
-    if codec not in CODECS:
-        raise UserError(f"{path}: codec {codec!r} cannot be written. Choose one of {', '.join(CODECS)}.")
-    if subtype not in _SUBTYPES[codec]:
-        raise UserError(f"{path}: {codec} has no {subtype}. Choose one of {', '.join(_SUBTYPES[codec])}.")
-    temporary = path.parent / f".{secrets.token_hex(6)}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _save(temporary, waveform.detach().to("cpu", torch.float32), sample_rate, codec, subtype)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be written ({reason}). Choose another folder, or make room.") from None
-    return 0 if subtype == "FLOAT" else int((waveform.abs() > 1).sum())
-
-
-def _save(path: Path, waveform: Tensor, sample_rate: int, codec: str, subtype: str) -> None:
-    with soundfile.SoundFile(path, "w", sample_rate, len(waveform), subtype, format=codec.upper()) as file:
+    format = encoding.Format(codec, bit_depth)
+    with encoding.Writer(path, sample_rate, len(waveform), format) as writer:
         for part in waveform.split(1 << 18, 1):
-            file.write(part.T.numpy())
+            writer.write(part)
+        writer.publish()
+    return writer.clipped
