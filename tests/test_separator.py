@@ -1,10 +1,13 @@
+import functools
 import math
+import operator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 
-from stemwise import masks, separator, spectrogram
+from stemwise import masks, separator, spectrogram, wiener
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
@@ -20,6 +23,11 @@ def rebuilt(model: Separator, **changes: object) -> Separator:
     return other.eval()
 
 
+def rebuilt_as(model: Separator, **changes: object) -> Separator:
+    """Fresh weights under other STFT settings."""
+    return Separator(model.stems, replace(model.spectrogram, **changes), model.unet, model.mask).eval()
+
+
 def whole(model: Separator, waveform: torch.Tensor) -> torch.Tensor:
     """Separation as the formula has it: all windows at once, one mask for the whole song."""
     settings = model.spectrogram
@@ -29,7 +37,7 @@ def whole(model: Separator, waveform: torch.Tensor) -> torch.Tensor:
     padded = torch.nn.functional.pad(magnitudes, (0, 0, 0, -frames % settings.frames))
     batch = padded.unflatten(-2, (-1, settings.frames)).transpose(0, 1)
     with torch.no_grad():
-        found = model.masks(batch).permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :frames]
+        found = masks.ratio(model(batch), batch, model.mask).permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :frames]
     full = masks.extend(found, settings.full_bins, model.mask.extension)
     return spectrogram.istft(full * spectrum, waveform.shape[-1], settings)
 
@@ -49,6 +57,73 @@ def test_streaming_equals_the_whole(small_separator, samples, extension):
         streamed = torch.cat(list(model.stream(song.split(block, dim=-1))), dim=-1)
         assert streamed.shape == (2, 1, samples)
         torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-6)
+
+
+def whole_song_wiener(model, song):
+    """norbert's filter over the whole song, with the model's windows."""
+    estimates, spectra = zip(*model.estimates([song]), strict=True)
+    spectrum = torch.cat(spectra, dim=-2)
+    stems = wiener.wiener(torch.cat(estimates, dim=-2), spectrum)
+    full = torch.nn.functional.pad(stems, (0, spectrum.shape[-1] - stems.shape[-1]))
+    return spectrogram.istft(full, song.shape[-1], model.spectrogram)
+
+
+@pytest.fixture
+def stereo(small_separator):
+    """In mono a Wiener filter of one step has no use for the song's statistics."""
+    torch.manual_seed(0)
+    return rebuilt_as(small_separator, channels=2)
+
+
+@pytest.mark.parametrize("samples", [10, 1024, 5000, 12345])
+def test_streaming_the_wiener_filter_equals_the_whole(stereo, samples):
+    song = torch.randn(2, samples)
+    expected = whole_song_wiener(stereo, song)
+    total = functools.reduce(operator.add, stereo.statistics(song.split(777, dim=-1)))
+    streamed = torch.cat(list(stereo.stream(song.split(500, dim=-1), stereo.by_wiener(total))), -1)
+    torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-6)
+    many = stereo.separate(song, stereo.by_wiener_of(100))
+    torch.testing.assert_close(many, expected, rtol=0, atol=1e-6)
+
+
+def test_wiener_filtering_of_windows_knows_only_their_statistics(stereo):
+    song = torch.randn(2, 3 * 1024)
+    of_two = stereo.separate(song, stereo.by_wiener_of(2))
+    assert of_two.shape == (2, 2, 3 * 1024)
+    changed = song.clone()
+    changed[:, 2 * 1024 :] *= 2  # beyond the first two windows, which begin 256 samples before the song
+    early = slice(0, 2 * 1024 - 256 - 256)
+    again = stereo.separate(changed, stereo.by_wiener_of(2))
+    torch.testing.assert_close(again[..., early], of_two[..., early])
+    whole = stereo.separate(song, stereo.by_wiener_of(100))
+    assert (whole - of_two)[..., early].abs().max() > 1e-4
+
+
+def test_the_wiener_filter_leaves_the_rest_out(small_separator):
+    song = torch.randn(1, 4000)
+    with_rest = rebuilt(small_separator, mask=MaskRule(rest=True)).eval()
+    assert whole_song_wiener(small_separator, song).sum(0).square().mean() > 1.01 * (
+        with_rest.separate(song, with_rest.by_wiener_of(100)).sum(0).square().mean()
+    )
+
+
+@pytest.mark.parametrize(("precision", "least"), [(torch.bfloat16, 20), (torch.float16, 40)])
+def test_lower_precision_is_nearly_the_same(small_separator, precision, least):
+    song = torch.randn(1, 4000)
+    expected = small_separator.separate(song)
+    small_separator.precision = precision
+    found = small_separator.separate(song)
+    assert found.dtype == torch.float32
+    decibels = 10 * torch.log10(expected.square().sum() / (found - expected).square().sum())
+    assert least < decibels < 90
+
+
+def test_threads_may_share_a_model(small_separator):
+    songs = [torch.randn(1, 6000 + 100 * number) for number in range(8)]
+    expected = [small_separator.separate(song) for song in songs]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(small_separator.separate, songs), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 def test_no_sample_at_all_gives_none(small_separator):
@@ -102,8 +177,11 @@ def test_starting_from_a_model_that_does_not_fit_says_why(small_separator):
     settings, unet = small_separator.spectrogram, small_separator.unet
     cases = {
         "none of drums": Separator(["drums"], settings, unet, MaskRule()),
-        "has unet=": Separator(["vocals"], settings, UNetSettings(filters=(4, 4, 4)), MaskRule()),
-        "has 1 channels, this run 2": Separator(["vocals"], replace(settings, channels=2), unet, MaskRule()),
+        r"Add model.unet.filters=\[4,6,8\]\.": Separator(["vocals"], settings, UNetSettings((4, 4, 4)), MaskRule()),
+        "Add spectrogram.channels=1": Separator(["vocals"], replace(settings, channels=2), unet, MaskRule()),
+        "Add model.output=sigmoid model.unet.decoder_activation=relu": Separator(
+            ["vocals"], settings, replace(unet, decoder_activation="elu", dropout=0.0), MaskRule(), "softmax"
+        ),
     }
     for message, model in cases.items():
         with pytest.raises(UserError, match=message):

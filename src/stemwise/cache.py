@@ -200,7 +200,7 @@ def _write_entry(path: Path, signal: Signal, settings: Spectrogram, storage: Sto
             return
         dtype, count = storage.dtype(settings), 0
         _write_header(file, dtype, count)
-        for window, _ in spectrogram.windows(signals.stream(signal, settings), settings):
+        for window in spectrogram.windows(signals.stream(signal, settings), settings):
             try:
                 records = storage.encode(spectrogram.spectra(window, settings)[..., : settings.bins])
             except UserError as error:

@@ -6,8 +6,11 @@
 Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
+import functools
+import itertools
+import operator
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,13 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stemwise import masks, spectrogram
+from stemwise import masks, spectrogram, wiener
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
 from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNet, UNetSettings
 
 OUTPUTS = ("sigmoid", "softmax")
+
+# What a window gives: estimates (S, C, t, F), and the mixture's complex spectrum (C, t, n_fft/2 + 1).
+Estimated = tuple[Tensor, Tensor]
+# Window after window: estimates to complex spectra (S, C, t, n_fft/2 + 1) of the stems.
+Divide = Callable[[Iterator[Estimated]], Iterator[Tensor]]
 
 _STEM = re.compile(r"[^./\\\0][^/\\\0]{0,63}")
 _TAKEN = ("loss", "mean")  # curves are called train/loss and sdr/mean beside train/<stem> and sdr/<stem>
@@ -64,6 +72,7 @@ class Separator(nn.Module):
         self.unet = unet
         self.mask = mask
         self.output = output
+        self.precision = torch.float32  # of the networks when separating; everything else is float32
         self.unets = nn.ModuleList(UNet(spectrogram.channels, unet) for _ in self.stems)
 
     @property
@@ -84,50 +93,96 @@ class Separator(nn.Module):
         bounded = values.softmax(dim=1) if self.output == "softmax" else values.sigmoid()
         return bounded * magnitudes.unsqueeze(1)
 
-    def masks(self, magnitudes: Tensor) -> Tensor:
-        """Masks (B, S, C, T, F) of a mixture's magnitudes (B, C, T, F)."""
-        return masks.ratio(self(magnitudes).float(), magnitudes, self.mask)
-
     @torch.inference_mode()
-    def separate(self, waveform: Tensor) -> Tensor:
+    def separate(self, waveform: Tensor, divide: Divide | None = None) -> Tensor:
         """Stems (S, C, N) of a mixture (C, N) at the model's sample rate and channel count."""
-        return torch.cat(list(self.stream([waveform])), dim=-1)
+        return torch.cat(list(self.stream([waveform], divide)), dim=-1)
 
     @torch.inference_mode()
-    def stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def stream(self, blocks: Iterable[Tensor], divide: Divide | None = None) -> Iterator[Tensor]:
         """Stems (S, C, n) piece by piece from a mixture (C, n) piece by piece; memory stays bounded.
 
         The pieces that come out are about one window (T frames) long whatever the pieces that go in, and
         together they are as long as the input. Windows do not overlap and do not know of each other, as in
         Spleeter, so the result does not depend on how the input was cut.
-        """
-        settings = self.spectrogram
-        device = next(self.parameters()).device
-        step = settings.frames * settings.hop
-        tail = torch.zeros(len(self.stems), settings.channels, settings.overlap, device=device)
-        skip, remaining = settings.n_fft, 0
-        for window, samples in spectrogram.windows(blocks, settings):
-            remaining += samples
-            pieces = self._separate_window(window.to(device))
-            pieces[..., : settings.overlap] += tail
-            # A last window of few frames can be shorter than the overlap: then its end is dropped below.
-            tail = pieces[..., -settings.overlap :]
-            out = pieces[..., min(skip, step) : step]
-            skip = max(skip - step, 0)
-            if remaining > 0 and out.shape[-1]:
-                out = out[..., : min(remaining, out.shape[-1])]
-                remaining -= out.shape[-1]
-                yield out
 
-    def _separate_window(self, padded: Tensor) -> Tensor:
-        """(C, overlap + t * hop samples), t <= T -> stems (S, C, overlap + t * hop) before overlap-add."""
-        settings = self.spectrogram
-        spectrum = spectrogram.spectra(padded, settings)
-        magnitudes = spectrum[..., : settings.bins].abs()
-        missing = settings.frames - magnitudes.shape[-2]
-        found = self.masks(functional.pad(magnitudes, (0, 0, 0, missing)).unsqueeze(0))[0]
-        full = masks.extend(found[..., : spectrum.shape[-2], :], settings.full_bins, self.mask.extension)
-        return spectrogram.overlap_add(full * spectrum, settings)
+        `divide` turns the estimates of window after window into the stems' spectra; the ratio masks of the
+        model's own rule if it is None.
+        """
+        taken = 0
+
+        def counted() -> Iterator[Tensor]:
+            nonlocal taken
+            for block in blocks:
+                taken += block.shape[-1]
+                yield block
+
+        spectra = (divide or self.by_ratio)(self.estimates(counted()))
+        done = 0
+        for piece in spectrogram.joined(spectra, self.spectrogram):
+            piece = piece[..., : taken - done]
+            done += piece.shape[-1]
+            if piece.shape[-1]:
+                yield piece
+
+    @torch.inference_mode()
+    def estimates(self, blocks: Iterable[Tensor]) -> Iterator[Estimated]:
+        """Estimated magnitudes (S, C, t, F) of a mixture (C, n) and its spectrum (C, t, n_fft/2 + 1), for each
+        window of t <= T frames."""
+        device = next(self.parameters()).device
+        for padded in spectrogram.windows(blocks, self.spectrogram):
+            spectrum = spectrogram.spectra(padded.to(device), self.spectrogram)
+            magnitudes = spectrum[..., : self.spectrogram.bins].abs()
+            frames = magnitudes.shape[-2]
+            whole = functional.pad(magnitudes, (0, 0, 0, self.spectrogram.frames - frames)).unsqueeze(0)
+            with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
+                found = self(whole)
+            yield found[0, ..., :frames, :].float(), spectrum
+
+    def by_ratio(self, windows: Iterable[Estimated]) -> Iterator[Tensor]:
+        """Spectra (S, C, t, n_fft/2 + 1) of the stems by the model's mask rule."""
+        for estimates, spectrum in windows:
+            mixture = spectrum[..., : estimates.shape[-1]].abs()
+            found = masks.ratio(estimates.unsqueeze(0), mixture.unsqueeze(0), self.mask)[0]
+            yield masks.extend(found, spectrum.shape[-1], self.mask.extension) * spectrum
+
+    @torch.inference_mode()
+    def statistics(self, blocks: Iterable[Tensor]) -> Iterator[wiener.Statistics]:
+        """What each window of a mixture adds to the statistics of the song; their sum is what `by_wiener` needs."""
+        for estimates, spectrum in self.estimates(blocks):
+            yield wiener.statistics(self._all_of(estimates, spectrum), spectrum)
+
+    def by_wiener(self, total: wiener.Statistics) -> Divide:
+        """Multichannel Wiener filtering with the statistics of the whole song, as Spleeter's `--mwf`.
+
+        Above the model's band the stems are silent.
+        """
+
+        def divide(windows: Iterator[Estimated]) -> Iterator[Tensor]:
+            return (self._filtered(estimates, spectrum, total) for estimates, spectrum in windows)
+
+        return divide
+
+    def by_wiener_of(self, count: int) -> Divide:
+        """The same in one pass, with the statistics of `count` windows at a time, which are held in memory."""
+
+        def divide(windows: Iterator[Estimated]) -> Iterator[Tensor]:
+            while held := list(itertools.islice(windows, count)):
+                parts = (wiener.statistics(self._all_of(*window), window[1]) for window in held)
+                yield from self.by_wiener(functools.reduce(operator.add, parts))(iter(held))
+
+        return divide
+
+    def _filtered(self, estimates: Tensor, spectrum: Tensor, total: wiener.Statistics) -> Tensor:
+        stems = wiener.filtered(self._all_of(estimates, spectrum), spectrum, total)[: len(self.stems)]
+        return functional.pad(stems, (0, spectrum.shape[-1] - stems.shape[-1]))
+
+    def _all_of(self, estimates: Tensor, spectrum: Tensor) -> Tensor:
+        """The estimates and, if the model's rule has one, the rest that no stem claims."""
+        if not self.mask.rest:
+            return estimates
+        rest = (spectrum[..., : estimates.shape[-1]].abs() - estimates.sum(0)).clamp(min=0)
+        return torch.cat([estimates, rest.unsqueeze(0)])
 
 
 def start_from(model: Separator, other: Separator) -> list[str]:
@@ -135,17 +190,29 @@ def start_from(model: Separator, other: Separator) -> list[str]:
 
     Raises `UserError` if the networks differ or no stem is in both.
     """
-    for name in ("unet", "output"):
-        ours, theirs = getattr(model, name), getattr(other, name)
-        if ours != theirs:
-            raise UserError(f"init_from: the model has {name}={theirs}, this run {ours}. Choose the same model.")
-    if model.spectrogram.channels != other.spectrogram.channels:
-        raise UserError(
-            f"init_from: the model has {other.spectrogram.channels} channels, this run {model.spectrogram.channels}."
-        )
+    if changes := _changes(model, other):
+        raise UserError(f"init_from: that model has another network than this run. Add {' '.join(changes)}.")
     shared = [stem for stem in model.stems if stem in other.stems]
     if not shared:
         raise UserError(f"init_from: the model's stems are {', '.join(other.stems)}, none of {', '.join(model.stems)}.")
     for stem in shared:
         model.unets[model.stems.index(stem)].load_state_dict(other.unets[other.stems.index(stem)].state_dict())
     return shared
+
+
+def _changes(model: Separator, other: Separator) -> list[str]:
+    """The overrides by which `model` would fit the weights of `other`."""
+    ours, theirs = _network(model), _network(other)
+    # Without the spaces and with the brackets that Hydra wants.
+    return [f"{key}={theirs[key]}".replace(" ", "") for key in theirs if theirs[key] != ours[key]]
+
+
+def _network(model: Separator) -> dict[str, Any]:
+    """What the shapes and the meaning of a model's weights depend on, by Hydra's keys."""
+    unet = model.settings["unet"]
+    names = ("filters", "encoder_activation", "decoder_activation")
+    return {
+        "model.output": model.output,
+        **{f"model.unet.{name}": unet[name] for name in names},
+        "spectrogram.channels": model.spectrogram.channels,
+    }

@@ -102,29 +102,48 @@ def overlap_add(spectrum: Tensor, settings: Spectrogram) -> Tensor:
     return out.flatten(-2)
 
 
-def windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[tuple[Tensor, int]]:
+def windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]:
     """Cuts a waveform that comes in blocks (C, n) into pieces whose `spectra` are the `stft` of the whole.
 
     Each piece (C, t * hop + overlap) holds t = T = `settings.frames` frames, the last one the frames that are
-    left; neighbours share `overlap` samples. With each comes the number of new samples that it took.
+    left; neighbours share `overlap` samples.
     """
     step = settings.frames * settings.hop
     buffer = torch.zeros(settings.channels, settings.n_fft)
-    samples = came = 0
+    samples = 0
     for block in blocks:
         buffer = torch.cat([buffer, block], dim=-1)
-        samples, came = samples + block.shape[-1], came + block.shape[-1]
+        samples += block.shape[-1]
         while buffer.shape[-1] >= step + settings.overlap:
-            yield buffer[..., : step + settings.overlap], came
-            buffer, came = buffer[..., step:], 0
+            yield buffer[..., : step + settings.overlap]
+            buffer = buffer[..., step:]
     done = (settings.n_fft + samples - buffer.shape[-1]) // settings.hop
     left = settings.frame_count(samples) - done
     while left > 0:
         length = min(left, settings.frames) * settings.hop + settings.overlap
         missing = max(length - buffer.shape[-1], 0)
-        yield torch.nn.functional.pad(buffer, (0, missing))[..., :length], came
-        buffer, came = buffer[..., step:], 0
+        yield torch.nn.functional.pad(buffer, (0, missing))[..., :length]
+        buffer = buffer[..., step:]
         left -= settings.frames
+
+
+def joined(spectra: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]:
+    """The inverse of `spectra` of `windows`: waveforms (…, n) that follow one another, the frame of zeros in
+    front dropped.
+
+    All but the last piece are of T · hop samples or, the first, of n_fft less. The zeros after the end are left
+    in: whoever knows how long the waveform is cuts it.
+    """
+    tail: Tensor | float = 0.0
+    skip = settings.n_fft
+    for spectrum in spectra:
+        piece = overlap_add(spectrum, settings)
+        # A last window of few frames can be shorter than the overlap.
+        piece[..., : settings.overlap] += tail
+        count = spectrum.shape[-2] * settings.hop
+        tail = piece[..., count:]
+        yield piece[..., min(skip, count) : count]
+        skip = max(skip - count, 0)
 
 
 @lru_cache(maxsize=8)
