@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-import spleeter
 from stemwise import audio
+from stemwise.spleeter import model as spleeter
 
 
 @pytest.mark.parametrize("name", ["2stems", "5stems"])
 def test_our_numbers_equal_spleeters(shared_data, name):
     folder = shared_data / "golden" / name
-    model = spleeter.load(folder)
+    model = spleeter.read(folder)
     mixture = audio.read(shared_data / "golden" / "mixture.flac", sample_rate=44100, channels=2)
     for stem, ours in zip(model.stems, model.separate(mixture), strict=True):
         theirs = audio.read(folder / f"{stem}.flac", sample_rate=44100, channels=2)

@@ -1,0 +1,1 @@
+"""Spleeter's models and settings, read and written without TensorFlow."""
