@@ -89,7 +89,7 @@ def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
 
 
 def _model(cfg: DictConfig, complete: bool) -> Any:
-    from stemwise import model_file, separator
+    from stemwise import model_file, pretrained, separator
 
     settings = launch.plain(cfg.model)
     if settings["mask"]["rest"] is None:
@@ -97,7 +97,7 @@ def _model(cfg: DictConfig, complete: bool) -> Any:
         settings["mask"]["rest"] = not complete
     model = instantiate(settings, _convert_="all")
     if cfg.init_from is not None:
-        taken = separator.start_from(model, model_file.load(cfg.init_from))
+        taken = separator.start_from(model, model_file.load(pretrained.path(cfg.init_from)))
         log.info("init_from=%s: took over %s", cfg.init_from, ", ".join(taken))
     return model
 

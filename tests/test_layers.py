@@ -13,7 +13,10 @@ GROUND = {
     "progress": set(),
     "resampling": set(),
     "decoding": {"errors"},
-    "audio": {"decoding", "errors", "resampling"},
+    "encoding": {"errors"},
+    "audio": {"decoding", "encoding", "errors", "resampling"},
+    "naming": {"errors"},
+    "wiener": set(),
     "spectrogram": {"errors"},
     "unet": {"errors"},
     "masks": {"errors"},
@@ -26,9 +29,13 @@ MODEL = {
     "storage": {"errors", "spectrogram"},
     "cache": {"audio", "errors", "index", "progress", "signals", "spectrogram", "storage"},
     "examples": {"augment", "cache", "index", "signals", "spectrogram"},
-    "separator": {"errors", "masks", "spectrogram", "unet"},
+    "separator": {"errors", "masks", "spectrogram", "unet", "wiener"},
     "model_file": {"errors", "masks", "separator", "spectrogram", "unet"},
-    "separation": {"audio", "errors", "progress", "resampling", "separator"},
+    "spleeter": {"errors", "masks", "separator", "spectrogram", "unet"},
+    "pretrained": {"errors", "model_file", "progress", "separator", "spleeter"},
+    "export": {"errors", "model_file", "separator"},
+    "separation": {"audio", "encoding", "errors", "progress", "resampling", "separator"},
+    "api": {"audio", "errors", "model_file", "pretrained", "resampling", "separation", "separator"},
     "scoring": {
         "cache",
         "errors",
@@ -50,9 +57,22 @@ TRAINING = {
 }
 ENTRY = {
     "launch": {"errors"},
-    "commands": {"errors", "index", "launch", "model_file", "scoring", "separation"},
+    "commands": {
+        "encoding",
+        "errors",
+        "export",
+        "index",
+        "launch",
+        "model_file",
+        "naming",
+        "pretrained",
+        "scoring",
+        "separation",
+        "separator",
+        "spleeter",
+    },
     "cli": {"commands", "errors"},
-    "train": {"callbacks", "errors", "launch", "model_file", "separator", "training"},
+    "train": {"callbacks", "errors", "launch", "model_file", "pretrained", "separator", "training"},
 }
 TABLE = GROUND | MODEL | TRAINING | ENTRY
 

@@ -62,18 +62,50 @@ def test_nothing_is_left_where_the_estimates_exceed_the_mixture():
 
 
 def test_extension_above_the_band():
-    found = torch.rand(1, 2, 1, 3, 4)
-    zeros, average = (masks.extend(found, 6, name) for name in ("zeros", "average"))
-    torch.testing.assert_close(zeros[..., :4], found)
-    torch.testing.assert_close(average[..., :4], found)
-    assert not zeros[..., 4:].any()
-    torch.testing.assert_close(average[..., 4:], found.mean(dim=-1, keepdim=True).expand(-1, -1, -1, -1, 2))
+    found = torch.rand(1, 2, 1, 3, 8)
+    zeros, average, top = (masks.extend(found, 11, name)[..., 8:] for name in masks.EXTENSIONS)
+    assert not zeros.any()
+    torch.testing.assert_close(average, found.mean(dim=-1, keepdim=True).expand(-1, -1, -1, -1, 3))
+    torch.testing.assert_close(top, found[..., 6:].mean(dim=-1, keepdim=True).expand(-1, -1, -1, -1, 3))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(masks.EXTENSIONS), st.integers(1, 9), st.integers(0, 9), st.integers(1, 5), st.integers(0, 1000))
+def test_above_the_band_masks_stay_masks(extension, band, more, stems, seed):
+    estimates = torch.rand(1, stems, 2, 3, band, generator=torch.Generator().manual_seed(seed)) ** 8
+    found = masks.ratio(estimates, estimates.sum(dim=1), MaskRule())
+    full = masks.extend(found, band + more, extension)
+    assert full.shape == (1, stems, 2, 3, band + more)
+    assert full[..., :band].equal(found)
+    above = full[..., band:]
+    assert ((above >= 0) & (above <= 1 + 1e-6)).all()
+    total = torch.zeros_like(above[:, 0]) if extension == "zeros" else torch.ones_like(above[:, 0])
+    torch.testing.assert_close(above.sum(dim=1), total)
+
+
+@pytest.mark.parametrize("extension", masks.EXTENSIONS)
+def test_frames_stems_and_channels_are_extended_one_by_one(extension):
+    found = torch.rand(2, 2, 5, 8)
+    whole = masks.extend(found, 12, extension)
+    for stem, channel, frame in ((0, 0, 0), (1, 0, 4), (0, 1, 2)):
+        alone = masks.extend(found[stem, channel, frame], 12, extension)
+        torch.testing.assert_close(whole[stem, channel, frame], alone)
+
+
+def test_only_the_top_of_the_band_decides_who_gets_what_is_above_it():
+    bass = torch.cat([torch.ones(3, 12), torch.zeros(3, 4)], dim=-1)
+    hats = 1 - bass
+    above = masks.extend(torch.stack([bass, hats]), 20, "top")[..., 16:]
+    assert not above[0].any()
+    assert (above[1] == 1).all()
+    leaked = masks.extend(torch.stack([bass, hats]), 20, "average")[0, :, 16:]
+    assert (leaked == 0.75).all()  # why `top` exists
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"extension": "ones"}, "mask.extension='ones' is not one of zeros, average"),
+        ({"extension": "ones"}, "mask.extension='ones' is not one of zeros, average, top"),
         ({"exponent": 0}, r"mask.exponent=0 is not in \(0, 16\]"),
     ],
 )

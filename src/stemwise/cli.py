@@ -5,10 +5,11 @@ Song names with brackets, commas or quotes are no Hydra values, so what takes fi
 
 import argparse
 import logging
+import signal
 import sys
 
 from stemwise import __version__
-from stemwise.commands import index, separate
+from stemwise.commands import convert, index, separate
 from stemwise.errors import UserError
 
 HYDRA_COMMANDS = ("train", "evaluate")
@@ -18,7 +19,8 @@ DESCRIPTION = """Music source separation that you train yourself.
 commands:
   stemwise train stems=4 data=musdb18      train a separator (Hydra: KEY=VALUE; --help lists the keys)
   stemwise evaluate checkpoint=M data=...  score it on held-out songs (Hydra)
-  stemwise separate SONG.mp3 --model M     take a song apart
+  stemwise separate SONG.mp3 --model M     take a song apart; M is a run's model.safetensors, or spleeter:4stems
+  stemwise convert spleeter DIR -o M       Spleeter's models in and out, ONNX, torch.export
   stemwise index folders SONGS -o DIR      write the index CSVs of a data set
 """
 
@@ -26,13 +28,15 @@ commands:
 def main() -> int:
     """Entry point of the console script.
 
-    Returns the exit code: 0 done, 1 some songs failed, 2 wrong use, 130 interrupted.
+    Returns the exit code: 0 done, 1 some songs failed, 2 wrong use, 130 interrupted, 143 terminated.
     """
     arguments = sys.argv[1:]
     try:
         if arguments and arguments[0] in HYDRA_COMMANDS:
             return _hydra(arguments[0])
         options = _parser().parse_args(arguments)
+        # As an exception, so that what is half written is cleaned up.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         return int(options.run(options))
     except UserError as error:
@@ -65,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in HYDRA_COMMANDS:
         commands.add_parser(name, add_help=False, help="see above")
-    for command in (separate, index):
+    for command in (separate, convert, index):
         command.add(commands)
     return parser
 

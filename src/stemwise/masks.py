@@ -13,7 +13,7 @@ from torch import Tensor
 from stemwise.errors import UserError
 
 EPSILON = 1e-10
-EXTENSIONS = ("zeros", "average")
+EXTENSIONS = ("zeros", "average", "top")
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class MaskRule:
     """How estimates become masks.
 
     `extension` says what happens above the model's band: `zeros` drops those bins, `average` repeats the
-    mean of the mask over the band. With `rest`, what no stem claims, max(mixture - Σ estimates, 0), takes
-    part in the division without being returned: without it a single stem would get a mask of ones.
+    mean of the mask over the band (Spleeter's two), `top` its mean over the band's top quarter. With `rest`,
+    what no stem claims, max(mixture - Σ estimates, 0), takes part in the division without being returned:
+    without it a single stem would get a mask of ones.
     """
 
     exponent: float = 2.0
@@ -50,9 +51,19 @@ def ratio(estimates: Tensor, mixture: Tensor, rule: MaskRule) -> Tensor:
 
 
 def extend(masks: Tensor, bins: int, extension: str) -> Tensor:
-    """Masks (…, F) -> (…, `bins`): the same below F, and what `extension` says above."""
-    missing = bins - masks.shape[-1]
-    if extension == "average":
-        above = masks.mean(dim=-1, keepdim=True).expand(*masks.shape[:-1], missing)
-        return torch.cat([masks, above], dim=-1)
-    return torch.nn.functional.pad(masks, (0, missing))
+    """Masks (…, F) -> (…, `bins`): the same below F, and what `extension` says above.
+
+    With `average` and `top` what sums to one over the stems below F does so above, and each frame is on its
+    own. The low bins say little about what is above F: on real songs the SDR there, at F=1024, is 5.2 dB with
+    `average` and 8.2 with `top` for masks of the true stems, and 2.7 and 3.7 for a small trained network
+    (`benchmarks/band_extension.py`).
+    """
+    band = masks.shape[-1]
+    if extension == "zeros":
+        return torch.nn.functional.pad(masks, (0, bins - band))
+    # Why a quarter: of true masks fewer bins serve slightly better, of a trained network's more, because its
+    # masks are worst at the edge of the band. The geometric mean and the median gain 0.3 dB at most, and need
+    # all stems at once; fits, the last bin and smoothing over time mostly lose.
+    first = 3 * band // 4 if extension == "top" else 0
+    above = masks[..., first:].mean(dim=-1, keepdim=True)
+    return torch.cat([masks, above.expand(*masks.shape[:-1], bins - band)], dim=-1)

@@ -1,84 +1,253 @@
-"""Song files to stem files: decode, separate, bring back to the file's rate, write.
+"""A song to its stems, as a stream: decode, separate, bring back to the song's rate, write.
 
+Nothing here grows with the song. What needs all of it before the first sample can be written (Wiener filtering
+with the whole song's statistics, rescaling to its peak) reads the song twice or spools to disk.
 Axes: S stem, C channel, N sample.
 """
 
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import math
+import operator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import audio, progress, resampling
+from stemwise import audio, encoding, progress, resampling
+from stemwise.encoding import Format
 from stemwise.errors import UserError
-from stemwise.separator import Separator
+from stemwise.separator import Divide, Separator
+
+CLIPS = ("clamp", "rescale", "float")
+RESIDUAL = "residual"
 
 
-def separate_file(model: Separator, path: Path, targets: Sequence[Path], *, codec: str = "wav") -> int:
-    """Separates one song into `targets`, a file per stem; returns how many samples past full scale were clipped.
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of a song.
 
-    The stems have the song's length and sample rate, and the model's channel count.
+    `stems`: only these of the model's (None: all). `residual`: also what no stem of the model claimed.
+    `two_stems`: one stem and, as `no_<stem>`, the rest of the mixture; instead of `stems`. `offset` and `duration`
+    (None: to the end) in seconds. `sample_rate` of the stems (None: the song's). `wiener`: multichannel Wiener
+    filtering instead of ratio masks, with the statistics of the whole song (0) or of this many windows of T frames.
+    `clip` says what becomes of samples past full scale: `clamp` cuts them off, `rescale` lowers all stems of the
+    song alike until none is left, `float` keeps them.
     """
-    info = audio.probe(path)
+
+    stems: tuple[str, ...] | None = None
+    two_stems: str | None = None
+    residual: bool = False
+    offset: float = 0.0
+    duration: float | None = None
+    sample_rate: int | None = None
+    wiener: int | None = None
+    clip: str = "clamp"
+
+    def names(self, model: Separator) -> list[str]:
+        """What the outputs are called, in order. Raises `UserError` for a stem that the model does not have."""
+        asked = self.stems or model.stems
+        if self.two_stems is not None:
+            asked = (self.two_stems,)
+        for stem in asked:
+            if stem not in model.stems:
+                raise UserError(f"the model has no stem {stem!r}. It has {', '.join(model.stems)}.")
+        rest = [f"no_{self.two_stems}"] if self.two_stems is not None else []
+        return [*asked, *rest, *([RESIDUAL] if self.residual else [])]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a song: its length in seconds, samples that were clamped, the gain that rescaling took."""
+
+    seconds: float
+    clamped: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A part of a file that can be read as often as needed, at any sample rate.
+
+    It begins `begin` samples into the file, counted at the rate `grid`, which divides all rates that are asked
+    for, so that it begins at one moment at every rate. `frames` samples at `sample_rate` follow the first `skip`.
+    """
+
+    path: Path
+    channels: int
+    begin: int
+    grid: int
+    skip: int
+    frames: int
+    sample_rate: int
+
+    @classmethod
+    def of(cls, path: Path, model: Separator, wish: Wish, sample_rate: int) -> "Excerpt":
+        info = audio.probe(path)
+        total = audio.length(info, sample_rate)
+        start = round(wish.offset * sample_rate)
+        if start >= total:
+            raise UserError(f"{path}: ends at {info.seconds:.2f} s, before the offset of {wish.offset:g} s.")
+        left = total - start
+        frames = left if wish.duration is None else min(left, max(1, round(wish.duration * sample_rate)))
+        grid = math.gcd(model.spectrogram.sample_rate, sample_rate)
+        begin = start * grid // sample_rate
+        skip = start - begin * sample_rate // grid
+        return cls(path, model.spectrogram.channels, begin, grid, skip, frames, sample_rate)
+
+    def length(self, rate: int) -> int:
+        """Samples at `rate` from `begin` to the end of the excerpt."""
+        return -(-(self.skip + self.frames) * rate // self.sample_rate)
+
+    def blocks(self, rate: int) -> Iterator[Tensor]:
+        """The mixture (C, n) from `begin` to the end of the excerpt."""
+        return audio.stream(
+            self.path,
+            sample_rate=rate,
+            channels=self.channels,
+            start=self.begin * rate // self.grid,
+            frames=self.length(rate),
+        )
+
+
+def separate_file(
+    model: Separator, path: Path, targets: Sequence[Path], *, wish: Wish | None = None, form: Format | None = None
+) -> Done:
+    """Separates one song into `targets`, a file for each of `wish.names(model)`.
+
+    The stems have the song's length, sample rate and tags, and the model's channel count. They appear together
+    when all are complete; if anything fails none does.
+    """
+    wish, form = wish or Wish(), form or Format()
+    rate = encoding.sample_rate(form.codec, wish.sample_rate or audio.probe(path).sample_rate)
+    excerpt = Excerpt.of(path, model, wish, rate)
+    levels = _Levels()
+    tags = audio.tags(path)
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(encoding.Writer(target, rate, excerpt.channels, form, tags)) for target in targets
+        ]
+        for piece in _levelled(_shown(model, excerpt, wish), wish.clip, levels, targets[0].parent):
+            for writer, part in zip(writers, piece, strict=True):
+                writer.write(part)
+        for writer in writers:
+            writer.finish()
+        for writer in writers:
+            writer.publish()
+    return Done(excerpt.frames / rate, levels.clamped, levels.gain)
+
+
+def outputs(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
+    """The outputs (len(wish.names), C, n) of an excerpt at its sample rate, piece by piece, on the CPU."""
     rate = model.spectrogram.sample_rate
-    clipped = 0
-    stems = _separated(model, path, audio.length(info, rate))
-    for target in targets:
-        # Taken out of the list, so that a stem is freed when it is written.
-        clipped += audio.write(target, _at_rate(stems.pop(0), rate, info), info.sample_rate, codec=codec)
-    return clipped
+    divide = _wiener(model, excerpt, wish.wiener)
+    stems = (piece.cpu() for piece in model.stream(excerpt.blocks(rate), divide))
+    asked = [model.stems.index(stem) for stem in wish.names(model) if stem in model.stems]
+    # The residual needs every stem, whatever is asked for.
+    summed = ((piece[asked], piece.sum(0)) for piece in stems)
+    flat: Iterator[Tensor] = (torch.cat([piece.flatten(0, 1), total]) for piece, total in summed)
+    if rate != excerpt.sample_rate:
+        flat = resampling.resample(flat, rate, excerpt.sample_rate)
+    pieces = _cut((piece.unflatten(0, (-1, excerpt.channels)) for piece in flat), excerpt.skip, excerpt.frames)
+    mixture = _cut(excerpt.blocks(excerpt.sample_rate), excerpt.skip, excerpt.frames)
+    yield from _with_rests(pieces, mixture, wish)
 
 
-def plan(files: Sequence[Path], folder: Path, stems: Sequence[str], pattern: str, codec: str) -> list[list[Path]]:
-    """Where the stems of each song go; see `targets_of`.
-
-    Raises `UserError` also where stems would overwrite a song, or the stems of another song.
-    """
-    places = [targets_of(path, folder, stems, pattern, codec) for path in files]
-    songs = {path.resolve(): path for path in files}
-    owners: dict[Path, Path] = {}
-    for path, targets in zip(files, places, strict=True):
-        for target in targets:
-            if song := songs.get(target.resolve()):
-                raise UserError(f"{song}: a stem of {path} would overwrite this song. Choose another folder with -o.")
-            other = owners.setdefault(target.resolve(), path)
-            if other is not path:
-                raise UserError(f"{other} and {path}: both would be written to {target}. {_way_out(other, path)}")
-    return places
+def _with_rests(pieces: Iterable[Tensor], mixture: Iterator[Tensor], wish: Wish) -> Iterator[Tensor]:
+    """Stems and, as the last of each piece, their sum -> the outputs that were asked for."""
+    if wish.two_stems is None and not wish.residual:
+        for piece in pieces:
+            yield piece[:-1]
+        return
+    for piece, whole in _beside(pieces, mixture):
+        stems, total = piece[:-1], piece[-1]
+        rests = [whole - stems[0]] if wish.two_stems is not None else []
+        rests += [whole - total] if wish.residual else []
+        yield torch.cat([stems, torch.stack(rests)])
 
 
-def _way_out(one: Path, other: Path) -> str:
-    if one.resolve() == other.resolve():
-        return "Name the song once."
-    if _absolute(one).parent.name != _absolute(other).parent.name:
-        return "Put {foldername} into --filename-format: '{foldername}/{filename}/{instrument}.{codec}'."
-    return "Separate them one at a time, each with a folder of its own (-o)."
+def _wiener(model: Separator, excerpt: Excerpt, windows: int | None) -> Divide | None:
+    if windows is None:
+        return None
+    if windows:
+        return model.by_wiener_of(windows)
+    blocks = excerpt.blocks(model.spectrogram.sample_rate)
+    return model.by_wiener(functools.reduce(operator.add, model.statistics(blocks)))
 
 
-def targets_of(path: Path, folder: Path, stems: Sequence[str], pattern: str, codec: str) -> list[Path]:
-    """Where the stems of the song `path` go: `pattern` below `folder`.
+def _shown(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
+    settings = model.spectrogram
+    windows = -(-settings.frame_count(excerpt.length(settings.sample_rate)) // settings.frames)
+    return progress.track(outputs(model, excerpt, wish), what=excerpt.path.name, total=windows)
 
-    Raises `UserError` for an unknown field, a pattern that leaves `folder`, and stems that would overwrite
-    each other.
-    """
-    song = _absolute(path)
-    fields = {"filename": song.stem, "foldername": song.parent.name, "codec": codec}
-    targets = [folder / _filled(pattern, {"instrument": stem, **fields}) for stem in stems]
-    if Path(pattern).is_absolute():
-        raise UserError(f"--filename-format {pattern!r}: an absolute path. Give the folder with -o, and the rest here.")
-    inside = folder.resolve()
-    for target in targets:
-        if not target.resolve().is_relative_to(inside):
-            raise UserError(f"--filename-format {pattern!r}: {target} is outside of {folder}. Remove the '..'.")
-    if len({*targets}) < len(stems):
-        raise UserError(f"--filename-format {pattern!r}: all stems get the same name. Use {{instrument}} in it.")
-    return targets
+
+@dataclass
+class _Levels:
+    clamped: int = 0
+    gain: float = 1.0
+
+
+def _levelled(pieces: Iterator[Tensor], clip: str, levels: _Levels, folder: Path) -> Iterator[Tensor]:
+    """The pieces with no sample past full scale, or as they are if `clip` is `float`."""
+    if clip == "rescale":
+        yield from _rescaled(pieces, levels, folder)
+        return
+    for piece in pieces:
+        if clip == "clamp" and (over := int((piece.abs() > 1).sum())):
+            levels.clamped += over
+            piece = piece.clamp(-1, 1)
+        yield piece
+
+
+def _rescaled(pieces: Iterator[Tensor], levels: _Levels, folder: Path) -> Iterator[Tensor]:
+    # The peak is known at the end, so the pieces wait on the disk where the stems will be: 4 bytes a sample.
+    peak, shapes = 1.0, []
+    try:
+        with tempfile.TemporaryFile(dir=folder) as spool:
+            for piece in pieces:
+                peak = max(peak, float(piece.abs().max()))
+                shapes.append(piece.shape)
+                spool.write(piece.contiguous().numpy().data)
+            levels.gain = 1 / peak
+            spool.seek(0)
+            for shape in shapes:
+                read = np.frombuffer(spool.read(4 * math.prod(shape)), dtype=np.float32)
+                yield torch.from_numpy(read.reshape(shape) * np.float32(levels.gain))
+    except OSError as error:
+        raise UserError(f"{folder}: --clip rescale needs room there while it works ({error.strerror}).") from None
+
+
+def _cut(pieces: Iterator[Tensor], skip: int, frames: int) -> Iterator[Tensor]:
+    """Samples `skip` to `skip + frames` of the pieces (…, n)."""
+    for piece in pieces:
+        kept = piece[..., skip : skip + frames]
+        skip = max(0, skip - piece.shape[-1])
+        frames -= kept.shape[-1]
+        if kept.shape[-1]:
+            yield kept
+
+
+def _beside(pieces: Iterable[Tensor], blocks: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each piece (…, n) and the next n samples of the blocks (C, m)."""
+    held = torch.empty(0)
+    for piece in pieces:
+        count = piece.shape[-1]
+        parts = [held] if held.numel() else []
+        while sum(part.shape[-1] for part in parts) < count:
+            parts.append(next(blocks))
+        held = torch.cat(parts, dim=-1)
+        yield piece, held[..., :count]
+        held = held[..., count:]
 
 
 def device(name: str) -> torch.device:
-    """The device called `name`; raises `UserError` if this machine has none."""
+    """The device called `name`; `auto` is the GPU if there is one. Raises `UserError` if there is none of the name."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         # Computing is the proof: torch.device("cuda") is valid on any machine.
         torch.zeros(1, device=name).item()
@@ -86,44 +255,3 @@ def device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError, AttributeError, ValueError):
         there = ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
         raise UserError(f"--device {name}: this machine has no such device. Choose one of {there}.") from None
-
-
-def _absolute(path: Path) -> Path:
-    # Unlike Path.resolve, keeps the name of a link; unlike Path.absolute, ends in a name after '..'.
-    return Path(os.path.abspath(path))
-
-
-def _filled(pattern: str, fields: Mapping[str, str]) -> str:
-    # Not str.format: a pattern is names in braces, without attributes and conversions.
-    if wrong := [name for name in re.findall(r"{([^{}]*)}|[{}]", pattern) if name not in fields]:
-        raise UserError(
-            f"--filename-format {pattern!r}: {{{wrong[0]}}} is no field. "
-            "Use {filename}, {instrument}, {foldername} and {codec}."
-        )
-    return re.sub(r"{([^{}]*)}", lambda found: fields[found[1]], pattern)
-
-
-def _separated(model: Separator, path: Path, samples: int) -> list[Tensor]:
-    """S stems (C, N) at the model's rate, N = `samples`; the song itself is never whole in memory."""
-    settings = model.spectrogram
-    blocks = audio.stream(path, sample_rate=settings.sample_rate, channels=settings.channels)
-    stems = [torch.empty(settings.channels, samples) for _ in model.stems]
-    done = 0
-    for piece in _shown(model, blocks, samples, path.name):
-        for stem, part in zip(stems, piece, strict=True):
-            stem[:, done : done + part.shape[-1]] = part
-        done += piece.shape[-1]
-    return stems
-
-
-def _at_rate(stem: Tensor, rate: int, info: audio.Info) -> Tensor:
-    """The stem (C, N) at the song's own rate and length."""
-    if rate != info.sample_rate:
-        stem = torch.cat(list(resampling.resample(iter([stem]), rate, info.sample_rate)), dim=-1)
-    return stem[:, : info.frames]
-
-
-def _shown(model: Separator, blocks: Iterator[Tensor], samples: int, name: str) -> Iterator[Tensor]:
-    settings = model.spectrogram
-    windows = -(-settings.frame_count(samples) // settings.frames)
-    return progress.track(model.stream(blocks), what=name, total=windows)

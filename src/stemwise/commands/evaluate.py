@@ -24,24 +24,33 @@ log = logging.getLogger(__name__)
 @launch.task
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
-    from stemwise import index, model_file, scoring
+    from stemwise import index, model_file, pretrained, scoring
 
     if cfg.split not in index.SPLITS:
         raise UserError(f"split={cfg.split}: not one of {', '.join(index.SPLITS)}.")
     if cfg.checkpoint is None:
         raise UserError("checkpoint=null: no model to score. Give a run's model.safetensors, or a .ckpt.")
     workers, baselines = _workers(cfg.workers), _names(cfg.baselines)
-    checkpoint = Path(str(cfg.checkpoint))
+    checkpoint = pretrained.path(str(cfg.checkpoint))
     model, facts = model_file.read(checkpoint)
     # A model that was not trained here says nothing of sums; an accompaniment is all that is not its other stems.
     own_sums = facts.get("sums", {"accompaniment": index.REST})
     sums = own_sums if cfg.stem_sums is None else launch.plain(cfg.stem_sums)
     own = {"stems": list(model.stems), "spectrogram": model.spectrogram, "sums": sums, "augment": {}}
     songs = instantiate(cfg.data, **own, _convert_="all").songs(cfg.split)
-    folder = checkpoint.parent / f"evaluation-{cfg.split}" if cfg.output is None else Path(str(cfg.output))
+    folder = _folder(cfg, checkpoint)
     log.info("%d songs of %s, scores in %s", len(songs), cfg.split, folder)
     scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers)
     _report(scores, model.stems, folder)
+
+
+def _folder(cfg: DictConfig, checkpoint: Path) -> Path:
+    """Where the scores go: beside the model, or, for a model by name, into the current folder."""
+    if cfg.output is not None:
+        return Path(str(cfg.output))
+    if str(cfg.checkpoint) != str(checkpoint):
+        return Path(f"evaluation-{cfg.split}-{checkpoint.stem}")
+    return checkpoint.parent / f"evaluation-{cfg.split}"
 
 
 def _workers(value: Any) -> int | None:

@@ -1,63 +1,200 @@
-"""`stemwise separate`."""
+"""`stemwise separate SONG… --model M`: songs in, files of stems out."""
 
 import argparse
+import dataclasses
+import datetime
+import math
+import os
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from stemwise import naming
 from stemwise.errors import UserError
 
-PATTERN = "{filename}/{instrument}.{codec}"
+if TYPE_CHECKING:
+    from stemwise.encoding import Format
+    from stemwise.separation import Wish
+    from stemwise.separator import Separator
+
+CODECS = ("wav", "flac", "mp3", "ogg", "m4a", "opus")  # encoding.CODECS, which would take a second to import
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+EPILOG = """examples:
+  stemwise separate 'My Song.mp3' --model spleeter:4stems -o stems
+  stemwise separate Album/ 'live/*.flac' --model runs/RUN/model.safetensors --codec mp3 --bitrate 320k
+  stemwise separate song.wav --model spleeter:2stems --two-stems vocals      # karaoke: no_vocals.wav
+  ffmpeg -i talk.mkv -f wav - | stemwise separate - --model M --stems vocals -o - > vocals.wav
+"""
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "separate",
         help="take songs apart",
-        description="Writes one file per stem of each song, as long as the song and at its sample rate.",
-        epilog="example: stemwise separate 'My Song.mp3' --model runs/RUN/model.safetensors -o out",
-    )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a song: WAV, FLAC, MP3, OGG, M4A, MP4…")
-    parser.add_argument("--model", required=True, type=Path, metavar="M", help="a run's model.safetensors, or a .ckpt")
-    parser.add_argument(
-        "-o", "--output", default=Path("separated"), type=Path, metavar="DIR", help="default: %(default)s"
+        description="Writes one file per stem of each song, as long as the song, at its sample rate and with its tags.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-f",
-        "--filename-format",
-        default=PATTERN,
-        metavar="PATTERN",
-        help="where a stem goes below DIR; fields: filename, instrument, foldername, codec (default: %(default)s)",
+        "files", nargs="+", metavar="FILE", help="songs or videos, folders of them, glob patterns; - is standard input"
     )
-    parser.add_argument("-c", "--codec", default="wav", choices=("wav", "flac"), help="default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1… (default: %(default)s)")
+    parser.add_argument(
+        "-m", "--model", required=True, metavar="M", help="spleeter:2stems, 4stems, 5stems, each also -16kHz; or a file"
+    )
+    _add_choice(parser.add_argument_group("what to write"))
+    _add_form(parser.add_argument_group("how to write it"))
+    _add_place(parser.add_argument_group("where to write it"))
+    _add_work(parser.add_argument_group("how to compute it"))
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    from stemwise import model_file, separation
+def _add_choice(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--stems", metavar="A,B", help="only these stems")
+    group.add_argument("--two-stems", metavar="STEM", help="this stem, and as no_STEM the rest of the mixture")
+    group.add_argument("--residual", action="store_true", help="also what no stem claims, as residual")
+    group.add_argument("-s", "--offset", type=float, default=0.0, metavar="S", help="begin at this second")
+    group.add_argument("-d", "--duration", type=float, metavar="S", help="take this many seconds (default: all)")
 
-    model = model_file.load(options.model, separation.device(options.device))
-    places = separation.plan(options.files, options.output, model.stems, options.filename_format, options.codec)
-    _make(options.output)
-    failed = 0
-    for path, targets in zip(options.files, places, strict=True):
-        start = time.monotonic()
-        try:
-            clipped = separation.separate_file(model, path, targets, codec=options.codec)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        print(f"{path.name}: {', '.join(model.stems)} in {time.monotonic() - start:.1f} s")
-        print("\n".join(f"  {target}" for target in targets))
-        if clipped:
-            print(f"  {clipped} {'sample' if clipped == 1 else 'samples'} past full scale were clipped")
-    if failed:
-        print(f"{failed} of {len(options.files)} songs failed.", file=sys.stderr)
-    if failed == len(options.files):
-        return 2
+
+def _add_form(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("-c", "--codec", default="wav", choices=CODECS, help=f"{', '.join(CODECS)} (default: wav)")
+    group.add_argument("-b", "--bitrate", metavar="RATE", help="of a lossy codec: 128k, 320k…")
+    group.add_argument("--bit-depth", metavar="BITS", help="of wav and flac: 16, 24, or float in wav (default: 16)")
+    group.add_argument("--sample-rate", type=int, metavar="HZ", help="default: the song's")
+    group.add_argument(
+        "--clip",
+        choices=("clamp", "rescale", "float"),
+        help="samples past full scale: clamp them, rescale all stems of the song alike, or keep them in floating "
+        "point (default: clamp, and float with --bit-depth float)",
+    )
+
+
+def _add_place(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "-o",
+        "--output",
+        default="separated",
+        metavar="DIR",
+        help="folder (default: %(default)s), or - for standard output of one stem",
+    )
+    group.add_argument(
+        "-f",
+        "--filename-format",
+        default=naming.PATTERN,
+        metavar="PATTERN",
+        help="below DIR; fields: filename, instrument, foldername, codec (default: %(default)s)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace stems that exist; without it they are kept")
+
+
+def _add_work(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--mwf", action="store_true", help="multichannel Wiener filtering (Spleeter's), in two passes over the song"
+    )
+    group.add_argument(
+        "--mwf-window", type=float, metavar="S", help="the same in one pass, over windows of about S seconds"
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1… (default: the GPU if there is one)")
+    group.add_argument("--precision", default="float32", choices=PRECISIONS, help="of the networks (default: float32)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Separates what `options` name; returns 0, or 1 if any file failed."""
+    # Song names are bytes; one that is no UTF-8 must not end the run when it is printed.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    to_stdout = options.output == naming.STREAM
+    form, wish = _form(options), _wish(options)
+    files = naming.songs(options.files, Path(options.output))
+    model = _model(options)
+    wish = _windowed(wish, options.mwf_window, model)
+    names = wish.names(model)
+    with _output(options, files, names, to_stdout) as folder:
+        places = naming.plan(files, folder, names, options.filename_format, options.codec)
+        _make(folder)
+        failed = _all(model, files, places, wish, form, options)
+        if to_stdout and not failed:
+            _send(places[0][0])
     return 1 if failed else 0
+
+
+def _form(options: argparse.Namespace) -> "Format":
+    from stemwise import encoding
+
+    bitrate = None if options.bitrate is None else encoding.bitrate(options.bitrate)
+    depth = options.bit_depth
+    if options.clip == "float" and options.codec == "wav" and depth is None:
+        depth = "float"
+    form = encoding.Format(options.codec, depth, bitrate)
+    if options.clip == "float" and (options.codec == "flac" or depth in ("16", "24")):
+        raise UserError(f"--clip float: {options.codec} of {depth or 16} bits ends at full scale. Use --codec wav.")
+    if options.sample_rate is not None:
+        form.check(options.sample_rate, 2)
+    return form
+
+
+def _wish(options: argparse.Namespace) -> "Wish":
+    from stemwise.separation import Wish
+
+    stems = None if options.stems is None else tuple(name.strip() for name in options.stems.split(",") if name.strip())
+    if stems is not None and (not stems or len({*stems}) < len(stems)):
+        raise UserError(f"--stems {options.stems!r}: name stems, each once: --stems vocals,drums.")
+    if stems is not None and options.two_stems is not None:
+        raise UserError("--stems and --two-stems exclude each other.")
+    if not 0 <= options.offset < float("inf"):
+        raise UserError(f"--offset {options.offset:g}: not a number of seconds from 0 on.")
+    if options.duration is not None and not 0 < options.duration < float("inf"):
+        raise UserError(f"--duration {options.duration:g}: not a number of seconds above 0.")
+    clip = options.clip or ("float" if options.bit_depth == "float" else "clamp")
+    return Wish(
+        stems, options.two_stems, options.residual, options.offset, options.duration, options.sample_rate,
+        0 if options.mwf else None, clip,
+    )  # fmt: skip
+
+
+def _windowed(wish: "Wish", seconds: float | None, model: "Separator") -> "Wish":
+    """The wish with Wiener filtering over as many of the model's windows as make up `seconds`, at least one."""
+    if seconds is None:
+        return wish
+    if not 0 < seconds <= 3600:
+        raise UserError(f"--mwf-window {seconds:g}: not a number of seconds in (0, 3600].")
+    settings = model.spectrogram
+    window = settings.frames * settings.hop / settings.sample_rate
+    return dataclasses.replace(wish, wiener=max(1, round(seconds / window)))
+
+
+def _model(options: argparse.Namespace) -> "Separator":
+    import torch
+
+    from stemwise import model_file, pretrained, separation
+
+    device = separation.device(options.device)
+    model = model_file.load(pretrained.path(options.model), device)
+    model.precision = getattr(torch, options.precision)
+    return model
+
+
+@contextmanager
+def _output(
+    options: argparse.Namespace, files: Sequence[Path], names: Sequence[str], to_stdout: bool
+) -> Iterator[Path]:
+    """The folder to write to: the user's, or for standard output one that passes."""
+    if not to_stdout:
+        yield Path(options.output)
+        return
+    if len(files) > 1 or len(names) > 1:
+        raise UserError(
+            f"-o -: standard output takes one stem of one song, not {len(names)} of {len(files)} "
+            f"({', '.join(names)}). Choose one with --stems."
+        )
+    with tempfile.TemporaryDirectory(prefix="stemwise-") as folder:
+        yield Path(folder)
 
 
 def _make(folder: Path) -> None:
@@ -66,3 +203,97 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"-o {folder}: cannot be written ({error.strerror}). Choose another folder.") from None
+
+
+def _all(
+    model: "Separator",
+    files: Sequence[Path],
+    places: Sequence[Sequence[Path]],
+    wish: "Wish",
+    form: "Format",
+    options: argparse.Namespace,
+) -> int:
+    """Separates song after song, says what became of each, and returns how many failed."""
+    failed = kept = 0
+    seconds, start = 0.0, time.monotonic()
+    for path, targets in zip(files, places, strict=True):
+        if not options.overwrite and all(target.exists() for target in targets):
+            _say(f"{_name(path)}: its stems are there; --overwrite replaces them")
+            kept += 1
+            continue
+        try:
+            seconds += _one(model, path, targets, wish, form)
+        except UserError as error:
+            _say(f"error: {error}")
+            failed += 1
+            continue
+        if options.output != naming.STREAM:
+            print("\n".join(map(str, targets)), flush=True)
+    if len(files) > 1:
+        _say(_summary(len(files), failed, kept, seconds, time.monotonic() - start))
+    return failed
+
+
+def _one(model: "Separator", path: Path, targets: Sequence[Path], wish: "Wish", form: "Format") -> float:
+    """Separates one song, says how it went, and returns its length in seconds."""
+    from stemwise import separation
+
+    start = time.monotonic()
+    with _seekable(path) as song:
+        done = separation.separate_file(model, song, targets, wish=wish, form=form)
+    took = time.monotonic() - start
+    _say(f"{_name(path)}: {done.seconds:.1f} s in {took:.1f} s, {done.seconds / took:.0f} x real time")
+    if done.clamped:
+        count = "1 sample" if done.clamped == 1 else f"{done.clamped} samples"
+        _say(f"  {count} past full scale were clipped; --clip rescale would lower all stems instead")
+    if done.gain < 1:
+        _say(f"  all stems were lowered by {-20 * math.log10(done.gain):.2f} dB to fit full scale")
+    return done.seconds
+
+
+def _name(path: Path) -> str:
+    return "standard input" if str(path) == naming.STREAM else path.name
+
+
+def _summary(songs: int, failed: int, kept: int, seconds: float, took: float) -> str:
+    parts = [f"{songs - failed - kept} separated ({_clock(seconds)} of music in {_clock(took)})"]
+    parts += [f"{kept} kept"] if kept else []
+    parts += [f"{failed} failed"] if failed else []
+    return f"{songs} songs: {', '.join(parts)}"
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+@contextmanager
+def _seekable(path: Path) -> Iterator[Path]:
+    """The song as a file that can be read twice and from anywhere: standard input is put on the disk first."""
+    if str(path) != naming.STREAM:
+        yield path
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("-: nothing comes from standard input. Pipe a song into the command.")
+    with tempfile.TemporaryDirectory(prefix="stemwise-") as folder:
+        song = Path(folder, "stdin")
+        try:
+            with song.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        except OSError as error:
+            raise UserError(f"-: {folder} cannot hold the song ({error.strerror}). Set TMPDIR elsewhere.") from None
+        yield song
+
+
+def _send(path: Path) -> None:
+    """Copies a finished file to standard output."""
+    with path.open("rb") as file:
+        try:
+            shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            # Whoever read the other end has enough. Python would complain once more while it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

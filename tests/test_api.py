@@ -1,0 +1,82 @@
+"""What README and notebooks do from Python."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import stemwise as package
+from stemwise import model_file
+from stemwise.errors import UserError
+
+
+@pytest.fixture
+def model(small_separator, tmp_path):
+    model_file.save(small_separator, tmp_path / "model.safetensors", {})
+    return package.load(tmp_path / "model.safetensors", device="cpu")
+
+
+def noise(*shape):
+    return (0.1 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+
+
+def test_an_array_becomes_named_arrays(model):
+    song = noise(1, 9000)
+    stems = package.separate(model, song)
+    assert list(stems) == ["vocals", "accompaniment"]
+    expected = model.separate(torch.from_numpy(song))
+    for stem, wanted in zip(stems.values(), expected, strict=True):
+        assert (stem.dtype, stem.shape) == (np.float32, (1, 9000))
+        np.testing.assert_allclose(stem, wanted.numpy(), atol=1e-6)
+
+
+def test_tensors_mono_and_stereo_arrays_are_taken(model):
+    song = noise(9000)
+    expected = package.separate(model, song)["vocals"]
+    for same in (torch.from_numpy(song), np.stack([song, song]), song.astype(np.float64)):
+        np.testing.assert_allclose(package.separate(model, same)["vocals"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+def test_a_file_and_its_samples_give_the_same(model, tmp_path, rate):
+    song = noise(rate + 7)
+    soundfile.write(tmp_path / "song.wav", song, rate, "FLOAT")
+    from_file, from_array = package.separate(model, tmp_path / "song.wav"), package.separate(model, song, rate)
+    for name in model.stems:
+        assert from_file[name].shape == (1, rate + 7)
+        np.testing.assert_allclose(from_file[name], from_array[name], atol=1e-6)
+
+
+def test_a_file_at_another_rate(model, tmp_path):
+    soundfile.write(tmp_path / "song.wav", noise(16000), 16000)
+    assert package.separate(model, str(tmp_path / "song.wav"), 48000)["vocals"].shape == (1, 48000)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros((9000, 2), np.float32), r"Transpose it: waveform\.T"),
+        (np.zeros((1, 2, 3), np.float32), r"got the shape \(1, 2, 3\)"),
+        (np.zeros(0, np.float32), "got the shape"),
+        (np.zeros(9000, np.int16), "expected a waveform in floating point"),
+        (np.full(9000, np.nan, np.float32), "NaN or infinite"),
+        ("nowhere.wav", "no such file"),
+    ],
+)
+def test_what_is_no_song_says_so(model, waveform, message):
+    with pytest.raises(UserError, match=message):
+        package.separate(model, waveform)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere.safetensors", "no such model file"), ("spleeter:3stems", "spleeter:2stems")]
+)
+def test_a_model_that_is_not_there_says_so(name, message):
+    with pytest.raises(UserError, match=message):
+        package.load(name)
+
+
+def test_names_of_the_package(monkeypatch):
+    assert package.separate is package.separate
+    with pytest.raises(AttributeError, match="no attribute 'seperate'"):
+        package.seperate  # noqa: B018

@@ -1,0 +1,320 @@
+"""`stemwise separate` as its users meet it."""
+
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from stemwise import audio, model_file
+
+
+@pytest.fixture
+def model_path(small_separator, tmp_path):
+    model_file.save(small_separator, tmp_path / "model.safetensors", {})
+    return tmp_path / "model.safetensors"
+
+
+def write(path, rate=8000, channels=1, seconds=1.7):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((round(rate * seconds), channels))
+    soundfile.write(path, noise, rate)
+    return path
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (8000, 2), (44100, 2), (11025, 1)])
+def test_stems_have_the_songs_length_and_rate(stemwise, model_path, tmp_path, rate, channels):
+    song = write(tmp_path / "A song.wav", rate, channels)
+    done = stemwise("separate", song, "--model", model_path, "-o", "out")
+    assert done.code == 0, done.output
+    for stem in ("vocals", "accompaniment"):
+        info = soundfile.info(tmp_path / "out" / "A song" / f"{stem}.wav")
+        assert (info.frames, info.samplerate) == (soundfile.info(song).frames, rate)
+        assert str(tmp_path / "out" / "A song" / f"{stem}.wav").endswith(f"A song/{stem}.wav")
+
+
+def test_the_files_add_up_to_the_song_below_the_models_band(stemwise, model_path, small_separator, tmp_path):
+    time = np.arange(16000) / 8000
+    soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 700 * time), 8000)  # F is 2 kHz
+    assert stemwise("separate", "tone.wav", "--model", model_path, "-o", "out").code == 0
+    stems = [soundfile.read(path)[0] for path in (tmp_path / "out/tone").iterdir()]
+    song = soundfile.read(tmp_path / "tone.wav")[0]
+    np.testing.assert_allclose(np.sum(stems, axis=0)[200:-200], song[200:-200], atol=2e-3)
+
+
+def test_names_that_mean_something_to_a_shell_are_only_names(stemwise, model_path, tmp_path):
+    name = 'It\'s [live], "no" {brackets}=1 é🎵'
+    song = write(tmp_path / f"{name}.wav")
+    assert stemwise("separate", song, "--model", model_path, "-o", "out", "-c", "flac").code == 0
+    assert (tmp_path / "out" / name / "vocals.flac").is_file()
+
+
+def test_one_bad_song_does_not_stop_the_others(stemwise, model_path, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    write(tmp_path / "good.wav")
+    done = stemwise("separate", "bad.wav", "good.wav", "--model", model_path, "-o", "out")
+    assert done.code == 1
+    assert "bad.wav" in done.output
+    assert "2 songs: 1 separated (0:00:02 of music in 0:00:00), 1 failed" in done.output
+    assert "Traceback" not in done.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
+
+
+def test_a_model_file_that_is_none_is_a_wrong_use(stemwise, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"not a model")
+    done = stemwise("separate", write(tmp_path / "song.wav"), "--model", "model.safetensors")
+    assert done.code == 2
+    assert "not a model file" in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("name", ["a/mix.wav", "b/mix.wav", "ok.wav"])
+def test_songs_that_would_share_their_stems_are_refused_before_any_work(stemwise, model_path, tmp_path, name):
+    first = {"a/mix.wav": "a/../a/mix.wav", "b/mix.wav": "a/mix.wav", "ok.wav": "ok.flac"}[name]
+    hint = {"a/mix.wav": "Name the song once", "b/mix.wav": "{foldername}", "ok.wav": "-o"}[name]
+    for path in (tmp_path / "a", tmp_path / "b"):
+        path.mkdir()
+    for song in (first, name):
+        write(tmp_path / song)
+    done = stemwise("separate", first, name, "--model", model_path, "-o", "out")
+    assert done.code == 2
+    assert f"{first} and {name}: both" in done.output
+    assert hint in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_names_keep_songs_apart(stemwise, model_path, tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "mix.wav")
+    monkeypatch.chdir(tmp_path / "a")
+    pattern = "{foldername}/{filename}/{instrument}.{codec}"
+    done = stemwise("separate", "mix.wav", "../b/mix.wav", "--model", model_path, "-o", "../out", "-f", pattern)
+    assert done.code == 0, done.output
+    assert {path.parent.parent.name for path in (tmp_path / "out").rglob("*.wav")} == {"a", "b"}
+
+
+def test_a_stem_never_overwrites_a_song(stemwise, model_path, tmp_path):
+    song, other = write(tmp_path / "vocals.wav"), write(tmp_path / "other.wav")
+    before = song.read_bytes()
+    done = stemwise("separate", other, song, "--model", model_path, "-o", ".", "-f", "{instrument}.{codec}")
+    assert done.code == 2
+    assert f"{song}: a stem of {other} would overwrite this song" in done.output
+    assert song.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-f", "{title}"], "is no field"),
+        (["-o", "/proc/x"], "-o /proc/x: cannot be written"),
+        (["-o", "song.wav"], "-o song.wav: cannot be written"),
+        (["--device", "foo"], "--device foo: this machine has no such device. Choose one of cpu"),
+        (["--device", "cuda:99"], "--device cuda:99: this machine has no such device"),
+    ],
+)
+def test_wrong_options_end_before_any_work(stemwise, model_path, tmp_path, options, message):
+    write(tmp_path / "song.wav")
+    write(tmp_path / "song 2.wav")
+    done = stemwise("separate", "song.wav", "song 2.wav", "--model", model_path, *options)
+    assert done.code == 2
+    assert done.output.count(message) == 1
+    assert "Traceback" not in done.output
+
+
+def test_a_song_that_is_not_there_fails(stemwise, model_path):
+    done = stemwise("separate", "none.wav", "--model", model_path)
+    assert done.code == 1
+    assert "none.wav: no such file" in done.output
+
+
+def test_clipped_samples_are_counted(stemwise, model_path, tmp_path):
+    square = np.tile(np.repeat([1.9, -1.9], 20), 200)
+    soundfile.write(tmp_path / "loud.wav", square, 8000, "FLOAT")
+    done = stemwise("separate", "loud.wav", "--model", model_path, "-o", "out")
+    assert done.code == 0
+    count = int(re.search(r"  (\d+) samples past full scale were clipped", done.output)[1])
+    stems = model_file.load(model_path).separate(torch.from_numpy(square).float()[None])
+    assert count == (stems.abs() > 1).sum() > 100
+    write(tmp_path / "quiet.wav")
+    assert "clipped" not in stemwise("separate", "quiet.wav", "--model", model_path, "-o", "out").output
+
+
+def stems_of(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("codec", ["wav", "flac", "mp3", "ogg", "m4a", "opus"])
+def test_every_codec_has_the_songs_length(stemwise, model_path, tmp_path, codec):
+    song = write(tmp_path / "song.wav", rate=48000, seconds=1.3)
+    done = stemwise("separate", song, "--model", model_path, "-o", "out", "-c", codec)
+    assert done.code == 0, done.output
+    for stem in ("vocals", "accompaniment"):
+        info = audio.probe(tmp_path / f"out/song/{stem}.{codec}")
+        assert (info.frames, info.sample_rate) == (round(1.3 * 48000), 48000)
+
+
+@pytest.mark.parametrize(
+    ("options", "subtype"),
+    [
+        ([], "PCM_16"),
+        (["--bit-depth", "24"], "PCM_24"),
+        (["--bit-depth", "float"], "FLOAT"),
+        (["--clip", "float"], "FLOAT"),
+    ],
+)
+def test_bit_depths_of_wav(stemwise, model_path, tmp_path, options, subtype):
+    assert stemwise("separate", write(tmp_path / "song.wav"), "--model", model_path, "-o", "out", *options).code == 0
+    assert soundfile.info(tmp_path / "out/song/vocals.wav").subtype == subtype
+
+
+def test_a_bitrate_makes_a_file_smaller(stemwise, model_path, tmp_path):
+    song = write(tmp_path / "song.wav", rate=44100, seconds=3)
+    sizes = []
+    for bitrate in ("64k", "256k"):
+        done = stemwise("separate", song, "-m", model_path, "-o", bitrate, "-c", "mp3", "-b", bitrate)
+        assert done.code == 0, done.output
+        sizes.append((tmp_path / bitrate / "song/vocals.mp3").stat().st_size)
+    assert sizes[1] > 3 * sizes[0]
+
+
+def test_another_sample_rate(stemwise, model_path, tmp_path):
+    song = write(tmp_path / "song.wav", rate=44100, seconds=1)
+    assert stemwise("separate", song, "-m", model_path, "-o", "out", "--sample-rate", "16000").code == 0
+    info = soundfile.info(tmp_path / "out/song/vocals.wav")
+    assert (info.samplerate, info.frames) == (16000, 16000)
+
+
+def test_only_these_stems(stemwise, model_path, tmp_path):
+    song = write(tmp_path / "song.wav")
+    assert stemwise("separate", song, "-m", model_path, "-o", "out", "--stems", "accompaniment").code == 0
+    assert stems_of(tmp_path / "out") == ["accompaniment.wav"]
+
+
+def test_two_stems_are_the_whole_song(stemwise, model_path, tmp_path):
+    song = write(tmp_path / "song.wav", rate=11025)
+    wanted = ["--two-stems", "vocals", "--clip", "float"]
+    assert stemwise("separate", song, "-m", model_path, "-o", "out", *wanted).code == 0
+    parts = [soundfile.read(tmp_path / f"out/song/{stem}.wav")[0] for stem in ("vocals", "no_vocals")]
+    np.testing.assert_allclose(sum(parts), soundfile.read(song)[0], atol=1e-6)
+
+
+def test_the_residual_is_what_the_stems_lack(stemwise, model_path, tmp_path):
+    song = write(tmp_path / "song.wav", rate=44100)
+    wanted = ["--residual", "--clip", "float"]
+    assert stemwise("separate", song, "-m", model_path, "-o", "out", *wanted).code == 0
+    names = ["vocals", "accompaniment", "residual"]
+    parts = [soundfile.read(tmp_path / f"out/song/{name}.wav")[0] for name in names]
+    np.testing.assert_allclose(sum(parts), soundfile.read(song)[0], atol=1e-6)
+    assert np.abs(parts[2]).max() > 0.01  # what is above the model's band, at the least
+
+
+def test_stems_that_are_there_are_kept_unless_asked_otherwise(stemwise, model_path, tmp_path):
+    song = write(tmp_path / "song.wav")
+    command = ["separate", song, "-m", model_path, "-o", "out"]
+    assert stemwise(*command).code == 0
+    vocals = tmp_path / "out/song/vocals.wav"
+    vocals.write_bytes(b"mine")
+    done = stemwise(*command)
+    assert (done.code, vocals.read_bytes()) == (0, b"mine")
+    assert "song.wav: its stems are there; --overwrite replaces them" in done.output
+    (tmp_path / "out/song/accompaniment.wav").unlink()
+    assert stemwise(*command).code == 0  # one is missing, so all are made
+    assert vocals.read_bytes() != b"mine"
+    vocals.write_bytes(b"mine")
+    assert stemwise(*command, "--overwrite").code == 0
+    assert vocals.read_bytes() != b"mine"
+
+
+def test_folders_and_patterns_and_a_summary(stemwise, model_path, tmp_path):
+    for name in ("album/a.wav", "album/b.wav", "more/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name)
+    done = stemwise("separate", "album", "more/*.wav", "-m", model_path, "-o", "out")
+    assert done.code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "c"]
+    assert re.search(r"3 songs: 3 separated \(0:00:05 of music in 0:00:0\d\)", done.output)
+
+
+def test_tags_go_on_to_the_stems(stemwise, model_path, tmp_path):
+    with soundfile.SoundFile(tmp_path / "song.wav", "w", 8000, 1) as file:
+        file.title, file.artist = 'A "title" 🎵', "Some One"
+        file.write(0.1 * np.random.default_rng(0).standard_normal(9000))
+    for codec in ("wav", "flac", "mp3", "m4a", "ogg", "opus"):
+        assert stemwise("separate", "song.wav", "-m", model_path, "-o", codec, "-c", codec).code == 0
+        found = audio.tags(tmp_path / codec / f"song/vocals.{codec}")
+        assert (found["title"], found["artist"]) == ('A "title" 🎵', "Some One")
+
+
+def test_loud_stems_are_lowered_alike(stemwise, model_path, tmp_path):
+    square = np.tile(np.repeat([1.9, -1.9], 20), 200)
+    soundfile.write(tmp_path / "loud.wav", square, 8000, "FLOAT")
+    for clip in ("rescale", "float"):
+        done = stemwise("separate", "loud.wav", "-m", model_path, "-o", clip, "--clip", clip, "--bit-depth", "float")
+        assert done.code == 0, done.output
+        if clip == "rescale":
+            assert re.search(r"all stems were lowered by \d\.\d\d dB", done.output)
+    ratios = []
+    for stem in ("vocals", "accompaniment"):
+        kept, lowered = (soundfile.read(tmp_path / f"{clip}/loud/{stem}.wav")[0] for clip in ("float", "rescale"))
+        ratios.append(np.dot(kept, lowered) / np.dot(kept, kept))
+        np.testing.assert_allclose(lowered, kept * ratios[-1], atol=1e-6)
+    assert ratios[0] == pytest.approx(ratios[1])
+    assert ratios[0] < 0.9
+    assert not [
+        path
+        for path in (tmp_path / "rescale").rglob("*")
+        if path.name not in ("loud", "vocals.wav", "accompaniment.wav")
+    ]
+
+
+def test_standard_input_and_output(model_path, tmp_path):
+    song = write(tmp_path / "song.wav")
+    command = [sys.executable, "-m", "stemwise.cli", "separate", "-", "-m", model_path, "--stems", "vocals", "-o", "-"]
+    done = subprocess.run(command, input=song.read_bytes(), capture_output=True, check=True)
+    (tmp_path / "out.wav").write_bytes(done.stdout)
+    expected = model_file.load(model_path).separate(audio.read(song, sample_rate=8000, channels=1))[0]
+    assert (audio.read(tmp_path / "out.wav", sample_rate=8000, channels=1) - expected).abs().max() < 2**-15
+    assert b"standard input: 1.7 s in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stems", "piano"], "no stem 'piano'. It has vocals, accompaniment"),
+        (["--stems", ","], "name stems, each once"),
+        (["--two-stems", "drums"], "no stem 'drums'"),
+        (["--two-stems", "vocals", "--stems", "vocals"], "exclude each other"),
+        (["--offset", "-1"], "--offset -1: not a number of seconds"),
+        (["--duration", "0"], "--duration 0: not a number of seconds"),
+        (["--bitrate", "fast", "-c", "mp3"], "'fast' is no bit rate"),
+        (["--bitrate", "128k"], "wav is lossless"),
+        (["--bit-depth", "24", "-c", "mp3"], "mp3 has no bit depth 24"),
+        (["--clip", "float", "-c", "flac"], "--clip float: flac of 16 bits ends at full scale"),
+        (["--sample-rate", "96000", "-c", "mp3"], "mp3 has no sample rate of 96000"),
+        (["--mwf-window", "0"], "--mwf-window 0: not a number of seconds"),
+        (["-o", "-"], "standard output takes one stem of one song"),
+    ],
+)
+def test_wishes_that_cannot_be_met_end_before_any_work(stemwise, model_path, tmp_path, options, message):
+    done = stemwise("separate", write(tmp_path / "song.wav"), "--model", model_path, *options)
+    assert done.code == 2
+    assert done.output.count(message) == 1
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "separated").exists()
+
+
+def test_termination_leaves_nothing_half_written(model_path, tmp_path):
+    song = write(tmp_path / "song.wav", rate=44100, seconds=600)
+    command = [sys.executable, "-m", "stemwise.cli", "separate", song, "-m", model_path, "-o", tmp_path / "out"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("out/song/.*.part")):
+        time.sleep(0.02)
+        assert running.poll() is None
+    running.terminate()
+    assert running.wait(20) == 143
+    assert stems_of(tmp_path / "out") == []
