@@ -76,6 +76,13 @@ def test_a_model_that_is_not_there_says_so(name, message):
         package.load(name)
 
 
+def test_a_model_can_be_told_what_to_do_above_its_band(model, tmp_path):
+    song = noise(1, 9000)
+    model_path = tmp_path / "model.safetensors"
+    other = package.load(model_path, "cpu", mask_extension="top")
+    assert np.abs(package.separate(other, song)["vocals"] - package.separate(model, song)["vocals"]).max() > 0.01
+
+
 def test_names_of_the_package(monkeypatch):
     assert package.separate is package.separate
     with pytest.raises(AttributeError, match="no attribute 'seperate'"):

@@ -85,11 +85,11 @@ def test_the_configuration_can_be_given(folder, tmp_path):
 
 
 def test_nothing_is_written_where_it_does_not_belong(folder, tmp_path):
-    with pytest.raises(UserError, match="write model.safetensors"):
+    with pytest.raises(UserError, match=r"write model\.safetensors"):
         run("spleeter", folder, "-o", tmp_path / "model.pt")
     with pytest.raises(UserError, match="cannot be written"):
         run("spleeter", folder, "-o", folder / "config.json" / "model.safetensors")
-    with pytest.raises(UserError, match="write conf.yaml"):
+    with pytest.raises(UserError, match=r"write conf\.yaml"):
         run("config", folder / "config.json", "-o", tmp_path / "conf")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 

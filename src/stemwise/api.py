@@ -1,6 +1,7 @@
 """Separation from Python and from notebooks, in two functions; see `stemwise.__init__` for the shortest use."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,21 @@ from stemwise.separator import Separator
 Waveform = np.ndarray | Tensor
 
 
-def load(model: str | os.PathLike[str], device: str = "auto") -> Separator:
+def load(model: str | os.PathLike[str], device: str = "auto", mask_extension: str | None = None) -> Separator:
     """A model by name or path, ready to separate.
 
     `model` is `spleeter:2stems`, `4stems` or `5stems`, each also with `-16kHz` (fetched at first use), or the path
     of a model file or a training checkpoint. `device` is `cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if there is
-    one. What the model knows of itself: `model.stems`, `model.spectrogram.sample_rate`.
+    one. `mask_extension` says what happens above the model's band, see `masks.MaskRule` (None: as the model says).
+    What the model knows of itself: `model.stems`, `model.spectrogram.sample_rate`.
 
     A model may be used by several threads at once. Raises `UserError` for a model or a device that is not there.
     """
     name = model if isinstance(model, str) else Path(model)
-    return model_file.load(pretrained.path(name), separation.device(device))
+    loaded = model_file.load(pretrained.path(name), separation.device(device))
+    if mask_extension is not None:
+        loaded.mask = replace(loaded.mask, extension=mask_extension)
+    return loaded
 
 
 def separate(

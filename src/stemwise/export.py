@@ -86,7 +86,7 @@ def _exported(model: Separator) -> torch.export.ExportedProgram:
     example = torch.rand(2, settings.channels, settings.frames, settings.bins)
     exported = torch.export.export(model, (example,), dynamic_shapes=FREE)
     for node in exported.graph.nodes:
-        # Lines of our source with the paths of this machine, several times as large as the graph itself.
+        # Lines of our source with the paths of this machine: nobody else's business.
         node.meta.pop("stack_trace", None)
     return exported
 

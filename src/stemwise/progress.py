@@ -53,7 +53,8 @@ def _lines(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     done, said = 0, False
     for item in items:
         if time.monotonic() >= next_line:
-            console.print(f"{what}: {done}/{total}")
+            left = (time.monotonic() - start) / done * (total - done) if done else 0
+            console.print(f"{what}: {done}/{total}" + (f", {left:.0f} s left" if done else ""))
             next_line, said = time.monotonic() + SECONDS_BETWEEN_LINES, True
         yield item
         done += 1

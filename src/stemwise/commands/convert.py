@@ -4,6 +4,7 @@ What is heavy (torch, Hydra's configs) is imported when a conversion runs, so th
 """
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,7 @@ def _config(options: argparse.Namespace) -> int:
         return 0
     _check_suffix(options.output, ".yaml")
     text = recipe.experiment(translated, options.output.stem)
-    _write(options.output, lambda path: path.write_text(text, encoding="utf-8"))
+    _write(options.output, lambda path: _write_text(path, text))
     print(f"{options.output}: python -m train experiment={options.output.stem} data.root=/path/to/songs")
     return 0
 
@@ -176,6 +177,15 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         write(path)
     except OSError as error:
         raise UserError(f"-o {path}: cannot be written ({error.strerror}). Choose another place.") from None
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _summary(model: "Separator") -> str:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from stemwise.separation import Wish
     from stemwise.separator import Separator
 
-CODECS = ("wav", "flac", "mp3", "ogg", "m4a", "opus")  # encoding.CODECS, which would take a second to import
+CODECS = ("wav", "flac", "mp3", "ogg", "m4a", "opus")  # encoding.CODECS, without the second it takes to import
+EXTENSIONS = ("zeros", "average", "top")  # masks.EXTENSIONS
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 EPILOG = """examples:
@@ -100,6 +101,12 @@ def _add_work(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--mwf-window", type=float, metavar="S", help="the same in one pass, over windows of about S seconds"
     )
+    group.add_argument(
+        "--mask-extension",
+        choices=EXTENSIONS,
+        help="above the model's band: zeros drops what is there, average shares it by the mean of the mask (both "
+        "Spleeter's), top by the mean of the band's top quarter (default: as the model says)",
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1… (default: the GPU if there is one)")
     group.add_argument("--precision", default="float32", choices=PRECISIONS, help="of the networks (default: float32)")
 
@@ -151,6 +158,8 @@ def _wish(options: argparse.Namespace) -> "Wish":
         raise UserError(f"--offset {options.offset:g}: not a number of seconds from 0 on.")
     if options.duration is not None and not 0 < options.duration < float("inf"):
         raise UserError(f"--duration {options.duration:g}: not a number of seconds above 0.")
+    if options.mask_extension is not None and (options.mwf or options.mwf_window is not None):
+        raise UserError("--mask-extension: a Wiener filter has no masks, and nothing above the band. Leave one out.")
     clip = options.clip or ("float" if options.bit_depth == "float" else "clamp")
     return Wish(
         stems, options.two_stems, options.residual, options.offset, options.duration, options.sample_rate,
@@ -177,6 +186,8 @@ def _model(options: argparse.Namespace) -> "Separator":
     device = separation.device(options.device)
     model = model_file.load(pretrained.path(options.model), device)
     model.precision = getattr(torch, options.precision)
+    if options.mask_extension is not None:
+        model.mask = dataclasses.replace(model.mask, extension=options.mask_extension)
     return model
 
 

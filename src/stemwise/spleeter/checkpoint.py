@@ -78,7 +78,9 @@ def find(folder: Path) -> Checkpoint:
 
 def _prefix(folder: Path) -> Path:
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. Give the folder with Spleeter's `{STATE}` and `*.index`.")
+        raise UserError(
+            f"{folder}: no such folder. Give the one with `{STATE}` and `*.index`; unpack an archive first."
+        )
     there = sorted(path.stem for path in folder.glob("*.index"))
     state = folder / STATE
     if not state.exists():

@@ -34,10 +34,10 @@ def read(folder: Path, config: Path | str | None = None) -> Separator:
     `config` is a JSON file of Spleeter's or a released name such as `4stems-16kHz`; without it, see `config.find`.
     Only the network's variables are read, not what Adam keeps beside them. Raises `UserError`.
     """
+    found = checkpoint.find(folder)
     chosen = configuration.find(folder, config)
     with torch.device("meta"):
         model = chosen.separator()
-    found = checkpoint.find(folder)
     pairs = weights.names(model)
     _check(found, model, pairs, chosen.source)
     values = checkpoint.read(found, pairs)
@@ -73,8 +73,8 @@ def _check(found: Checkpoint, model: Separator, pairs: Mapping[str, str], source
 
 def facts(folder: Path, config: Path | str | None = None) -> dict[str, Any]:
     """What a model file should remember of where it came from: format, folder, configuration, steps of training."""
-    chosen = configuration.find(folder, config)
     found = checkpoint.find(folder)
+    chosen = configuration.find(folder, config)
     known: dict[str, Any] = {"format": "spleeter", "folder": folder.resolve().name, "config": Path(chosen.source).name}
     if STEP in found.variables and found.variables[STEP].shape == ():
         known["step"] = int(checkpoint.read(found, [STEP])[STEP])

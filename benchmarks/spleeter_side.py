@@ -1,0 +1,178 @@
+"""Spleeter's part of the comparisons, run by the Python of its own environment: `spleeter_side.py JOBS.json`.
+
+JOBS.json is a list of jobs, each `{"task": name of a function here, **its arguments}`. All numbers come from
+Spleeter's own code: its graph, its separation, its loss and its optimiser; waveforms are float32 .npy files (N, 2).
+Knows nothing of stemwise; runs on Python 3.8 to 3.11.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from spleeter.model import EstimatorSpecBuilder, model_fn
+from spleeter.model.functions import unet
+from spleeter.separator import Separator
+
+v1 = tf.compat.v1
+
+
+def make(folder: str, config: dict, waveform: str, seed: int) -> None:
+    """Writes a model folder: `config.json` and a checkpoint with random weights.
+
+    The normalisation's statistics are those of the layers' inputs for `waveform`, changed at random: so nothing
+    saturates, and every weight has a say in the output.
+    """
+    rng = np.random.default_rng(seed)
+    with v1.Graph().as_default(), _layers(momentum=0.0) as norms, v1.Session() as session:
+        v1.train.get_or_create_global_step()  # without it, Spleeter loads no checkpoint
+        builder = EstimatorSpecBuilder({"waveform": tf.constant(np.load(waveform))}, config)
+        assert builder.model_outputs
+        session.run(v1.global_variables_initializer())
+        weights = {variable: session.run(variable) for variable in v1.trainable_variables()}
+        _assign(session, {variable: _random(variable.name, value, rng) for variable, value in weights.items()})
+        session.run([norm.updates for norm in norms], {_learning_phase(): True})
+        _assign(session, _shifted_statistics(session, norms, rng))
+        _save(session, Path(folder))
+    (Path(folder) / "config.json").write_text(json.dumps(config, indent=1))
+
+
+def separate(folder: str, waveform: str, output: str, mwf: bool) -> None:
+    """Spleeter's stems of `waveform`, as OUTPUT/<stem>.npy, from the model in `folder`."""
+    separator = Separator(str(Path(folder) / "config.json"), MWF=mwf, multiprocess=False)
+    # Absolute, so that Spleeter does not look for the model on the net.
+    separator._params["model_dir"] = str(Path(folder).resolve())
+    Path(output).mkdir(parents=True, exist_ok=True)
+    for stem, samples in separator.separate(np.load(waveform)).items():
+        np.save(Path(output) / f"{stem}.npy", samples)
+
+
+def step(folder: str, batch: str, training: bool, output: str) -> None:
+    """One step of training from the model in `folder` on the magnitudes in `batch` (.npz, each (B, T, F, 2)).
+
+    `training` is Keras's learning phase; Spleeter's own training leaves it at its default, false. Dropout is off.
+    Writes OUTPUT/loss.json, and as model folders OUTPUT/gradients and OUTPUT/after.
+    """
+    config = json.loads((Path(folder) / "config.json").read_text())
+    with v1.Graph().as_default(), _layers(dropout=0.0) as norms, v1.Session() as session:
+        v1.train.get_or_create_global_step()
+        spec = model_fn(*_inputs(batch, config), tf.estimator.ModeKeys.TRAIN, config)
+        feed = {_learning_phase(): training}
+        session.run(v1.global_variables_initializer())
+        _restore(session, Path(folder))
+        loss, gradients = session.run([spec.loss, _gradients(spec.loss)], feed)
+        session.run([norm.updates for norm in norms], feed)
+        session.run(spec.train_op, feed)
+        _save(session, Path(output) / "after")
+        # The gradients take the weights' places, so that whatever reads a model reads them too.
+        by_name = {variable.name: variable for variable in v1.trainable_variables()}
+        _assign(session, {by_name[name]: value for name, value in gradients.items()})
+        _save(session, Path(output) / "gradients")
+    (Path(output) / "loss.json").write_text(json.dumps(float(loss)))
+
+
+def train(folder: str, batch: str, steps: int, output: str) -> None:
+    """Goes on training with Spleeter's estimator from the checkpoint in `folder`, which it changes.
+
+    Writes OUTPUT.json: the global step before and after, and the loss of the batch before and after.
+    """
+    config = json.loads((Path(folder) / "config.json").read_text())
+    config["model_dir"] = folder
+    estimator = tf.estimator.Estimator(model_fn=model_fn, model_dir=folder, params=config)
+    data = functools.partial(_dataset, batch, config)
+    before = estimator.evaluate(data, steps=1)
+    estimator.train(data, steps=steps)
+    after = estimator.evaluate(data, steps=1)
+    found = {"before": before, "after": after}
+    facts = {when: {"step": int(f["global_step"]), "loss": float(f["loss"])} for when, f in found.items()}
+    Path(output).write_text(json.dumps(facts))
+
+
+def _inputs(batch: str, config: dict) -> tuple[dict, dict]:
+    """Features and labels as Spleeter's input pipeline names them."""
+    magnitudes = {name: tf.constant(value) for name, value in np.load(batch).items()}
+    mixture = f"{config['mix_name']}_spectrogram"
+    return {mixture: magnitudes.pop(mixture)}, magnitudes
+
+
+def _dataset(batch: str, config: dict) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensors(_inputs(batch, config)).repeat()
+
+
+@contextmanager
+def _layers(momentum: float = 0.99, dropout: float = 0.5):
+    """Builds Spleeter's networks with these values in its layers; gives the list of its normalisations."""
+    norms = []
+    names = ("BatchNormalization", "Dropout")
+    original = {name: getattr(unet, name) for name in names}
+
+    def norm(**options):
+        norms.append(original["BatchNormalization"](momentum=momentum, **options))
+        return norms[-1]
+
+    unet.BatchNormalization = norm
+    unet.Dropout = lambda rate: original["Dropout"](dropout)
+    try:
+        yield norms
+    finally:
+        for name in names:
+            setattr(unet, name, original[name])
+
+
+def _learning_phase() -> tf.Tensor:
+    return v1.get_default_graph().get_tensor_by_name("keras_learning_phase:0")
+
+
+def _random(name: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    kind = name.split("/")[-1].split(":")[0]
+    if kind == "kernel":
+        # The last layer's kernel is the only one of 4x4. Kept small, so that its sigmoid keeps away from 0 and 1.
+        return value * rng.uniform(0.5, 1.5, value.shape) * (0.2 if value.shape[0] == 4 else 1)
+    return rng.normal(1.0 if kind == "gamma" else 0.0, 0.2, value.shape)
+
+
+def _shifted_statistics(session: v1.Session, norms: list, rng: np.random.Generator) -> dict:
+    changed = {}
+    for norm in norms:
+        mean, variance = session.run([norm.moving_mean, norm.moving_variance])
+        changed[norm.moving_mean] = mean + np.sqrt(variance) * rng.normal(0, 0.1, mean.shape)
+        changed[norm.moving_variance] = variance * rng.uniform(0.7, 1.4, variance.shape)
+    return changed
+
+
+def _gradients(loss: tf.Tensor) -> dict:
+    """By name. Variables that do not take part in the loss have none."""
+    variables = v1.trainable_variables()
+    found = zip(variables, v1.gradients(loss, variables))  # noqa: B905 (Python 3.8)
+    return {variable.name: gradient for variable, gradient in found if gradient is not None}
+
+
+def _assign(session: v1.Session, values: dict) -> None:
+    for variable, value in values.items():
+        variable.load(value.astype(np.float32), session)
+
+
+def _saver() -> v1.train.Saver:
+    optimiser = ("Adam", "beta1_power", "beta2_power")
+    return v1.train.Saver([v for v in v1.global_variables() if not any(name in v.name for name in optimiser)])
+
+
+def _save(session: v1.Session, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _saver().save(session, str(folder / "model"), write_meta_graph=False)
+
+
+def _restore(session: v1.Session, folder: Path) -> None:
+    _saver().restore(session, tf.train.latest_checkpoint(str(folder)))
+
+
+if __name__ == "__main__":
+    tf.get_logger().setLevel("ERROR")
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        task = job.pop("task")
+        {"make": make, "separate": separate, "step": step, "train": train}[task](**job)
