@@ -27,17 +27,18 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from stemwise import spectrogram
+from stemwise import spectrogram, training
 from stemwise.datasets import demo
 from stemwise.separator import Separator
 from stemwise.spleeter import model as spleeter_model
-from stemwise.training import SeparatorTraining
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 BATCH = 4
 SECONDS = 4.0
 STEPS = 3  # that Spleeter trains on from a checkpoint of ours
 RATE = golden.CONFIG["learning_rate"]
+# TensorFlow's Adam divides its epsilon by √(1 - β₂^t), PyTorch's does not. This is its epsilon at the first step.
+EPSILON = 1e-8 / math.sqrt(1 - 0.999)
 
 SHORT = {"T": 128}  # frames, so that it takes minutes
 CASES = (
@@ -58,9 +59,9 @@ Relative differences of the loss, of all gradients together, and of the moving s
 far they moved in the step). Differences of weights are parts of one step of Adam: 1 is the learning rate. The first
 step of Adam is about rate · sign(gradient), so a gradient within float32 noise of zero, where the sign is chance,
 makes a difference of up to 2: the gradients' distance from a computation in float64 says how much noise there is.
-"With TensorFlow's epsilon" is our gradients with TensorFlow's formula of Adam, whose epsilon at step t is divided by
-√(1 - 0.999^t): 3e-7 at the first step, and the same as PyTorch's 1e-8 after some thousand. "From their gradients" is
-that formula on Spleeter's gradients."""
+"With TensorFlow's epsilon" is our step with `optimizer.eps=3.16e-7`: TensorFlow divides epsilon by √(1 - 0.999^t) at
+step t, so that it is 3e-7 at the first step and PyTorch's 1e-8 after some thousand. "From their gradients" is
+TensorFlow's formula on Spleeter's own gradients: what is left there is the rounding of weights."""
 RESUMED = """## Spleeter trains on from our checkpoint
 
 The loss of the batch by our network (statistics as stored), by Spleeter before and after it went on training from
@@ -101,13 +102,13 @@ def compare(programs: Path, case: golden.Case, work: Path) -> list[dict[str, Any
     magnitudes = _magnitudes(spleeter_model.read(model))
     np.savez(batch, **{f"{name}_spectrogram": value.permute(0, 2, 3, 1).numpy() for name, value in magnitudes.items()})
     jobs = [
-        {"task": "step", "folder": model, "batch": batch, "training": training, "output": work / phase}
-        for phase, training in PHASES.items()
+        {"task": "step", "folder": model, "batch": batch, "training": phase, "output": work / name}
+        for name, phase in PHASES.items()
     ]
     environment.run(programs, jobs)
     return [
-        {"case": case.name, "what": case.what, "phase": phase, **_numbers(model, work / phase, magnitudes, training)}
-        for phase, training in PHASES.items()
+        {"case": case.name, "what": case.what, "phase": name, **_numbers(model, work / name, magnitudes, phase)}
+        for name, phase in PHASES.items()
     ]
 
 
@@ -119,7 +120,7 @@ def goes_on(programs: Path, case: golden.Case, work: Path) -> dict[str, Any]:
     output = work / "resumed.json"
     job = {"task": "train", "folder": ours, "batch": work / "batch.npz", "steps": STEPS, "output": output}
     environment.run(programs, [job])
-    mine = _our_step(model, _magnitudes(model), training=False)
+    mine = _our_step(model, _magnitudes(model), mode=False)
     return {"case": case.name, "ours": mine.loss, **json.loads(output.read_text())}
 
 
@@ -137,13 +138,14 @@ def _magnitudes(model: Separator) -> Named:
     return {name: torch.stack(crops) for name, crops in found.items()}
 
 
-def _numbers(model: Path, output: Path, magnitudes: Named, training: bool) -> dict[str, Any]:
+def _numbers(model: Path, output: Path, magnitudes: Named, mode: bool) -> dict[str, Any]:
     """The differences between Spleeter's step and ours; those of weights in steps of Adam, which are the rate long."""
     before = spleeter_model.read(model).state_dict()
     theirs = _their_step(model, output)
-    ours = _our_step(spleeter_model.read(model), magnitudes, training)
+    ours = _our_step(spleeter_model.read(model), magnitudes, mode)
+    like = _our_step(spleeter_model.read(model), magnitudes, mode, eps=EPSILON)
     doubled = {name: value.double() for name, value in magnitudes.items()}
-    exact = _our_step(spleeter_model.read(model).double(), doubled, training)
+    exact = _our_step(spleeter_model.read(model).double(), doubled, mode)
     return {
         "loss": {"theirs": theirs.loss, "ours": ours.loss, "difference": abs(ours.loss / theirs.loss - 1)},
         "gradients": {
@@ -153,8 +155,8 @@ def _numbers(model: Path, output: Path, magnitudes: Named, training: bool) -> di
         },
         "weights": {
             "ours": _steps(ours.after, theirs.after, ours.gradients),
-            "our gradients, TensorFlow's epsilon": _steps(_tensorflows(before, ours), theirs.after, ours.gradients),
-            "their gradients, TensorFlow's epsilon": _steps(_tensorflows(before, theirs), theirs.after, ours.gradients),
+            "ours, TensorFlow's epsilon": _steps(like.after, theirs.after, ours.gradients),
+            "their gradients, TensorFlow's formula": _steps(_tensorflows(before, theirs), theirs.after, ours.gradients),
         },
         "statistics": {
             "difference": _furthest(ours.after, theirs.after),
@@ -163,21 +165,20 @@ def _numbers(model: Path, output: Path, magnitudes: Named, training: bool) -> di
     }
 
 
-def _our_step(model: Separator, magnitudes: Named, training: bool) -> Step:
+def _our_step(model: Separator, magnitudes: Named, mode: bool, **changes: float) -> Step:
+    """One step of our own training, in PyTorch's `mode`, with the optimiser of `conf` and `changes` to its arguments."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    adam, constant = (
-        instantiate(OmegaConf.load(CONF / f"{name}.yaml")) for name in ("optimizer/adam", "scheduler/constant")
-    )
-    module = SeparatorTraining(model.train(training), adam, constant)
-    optimizer = module.configure_optimizers()["optimizer"]
+    adam = instantiate(OmegaConf.load(CONF / "optimizer" / "adam.yaml"), **changes)
+    constant = instantiate(OmegaConf.load(CONF / "scheduler" / "constant.yaml"))
+    made = training.SeparatorTraining(model.train(mode), adam, constant).configure_optimizers()["optimizer"]
     stems = torch.stack([magnitudes[stem] for stem in model.stems], dim=1)
-    loss = module.training_step({"mixture": magnitudes["mix"], "stems": stems}, 0)
+    loss = training.l1(model(magnitudes["mix"]), stems).sum()
     loss.backward()
-    gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
-    optimizer.step()
-    return Step(loss.item(), gradients, {name: value.detach().clone() for name, value in model.state_dict().items()})
+    gradients = {name: value.grad for name, value in model.named_parameters()}
+    made.step()
+    return Step(loss.item(), gradients, model.state_dict())
 
 
 def _their_step(model: Path, output: Path) -> Step:
@@ -188,10 +189,9 @@ def _their_step(model: Path, output: Path) -> Step:
 
 
 def _tensorflows(before: Named, step: Step) -> Named:
-    """The weights after TensorFlow's first step of Adam. Its epsilon is divided by √(1 - β₂), PyTorch's is not."""
-    epsilon = 1e-8 / math.sqrt(1 - 0.999)
+    """The weights after TensorFlow's first step of Adam, by its formula, from a step's gradients."""
     return {
-        name: before[name] - RATE * gradient / (gradient.abs() + epsilon) for name, gradient in step.gradients.items()
+        name: before[name] - RATE * gradient / (gradient.abs() + EPSILON) for name, gradient in step.gradients.items()
     }
 
 

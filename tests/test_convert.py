@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
-from stemwise import model_file
+from stemwise import export, model_file
 from stemwise.commands import convert
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
@@ -94,6 +95,16 @@ def test_nothing_is_written_where_it_does_not_belong(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_a_full_disk_is_no_traceback(folder, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(model_file, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run("spleeter", folder, "-o", tmp_path / "model.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
 def test_a_configuration_becomes_a_command(folder, capsys):
     assert run("config", folder / "config.json") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -116,14 +127,13 @@ def test_what_is_no_configuration_is_refused(tmp_path):
         run("config", tmp_path / "c.json")
 
 
-@pytest.mark.parametrize(("kind", "writer"), [("onnx", "onnx"), ("torch", "program")])
-def test_exports_say_how_far_they_are_from_pytorch(kind, writer, model, tmp_path, capsys, monkeypatch):
-    export = pytest.importorskip("stemwise.export")
+@pytest.mark.parametrize(("kind", "writer", "name"), [("onnx", "onnx", "m.onnx"), ("torch", "program", "m.pt2")])
+def test_exports_say_how_far_they_are_from_pytorch(kind, writer, name, model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, writer, lambda model, path: path.write_text(str(model.stems)) and 2.5e-7)
     model_file.save(model, tmp_path / "m.safetensors", {})
-    assert run(kind, tmp_path / "m.safetensors", "-o", tmp_path / "exported") == 0
+    assert run(kind, tmp_path / "m.safetensors", "-o", tmp_path / name) == 0
     assert "difference from PyTorch in a check: 2.5e-07" in capsys.readouterr().out
-    assert (tmp_path / "exported").read_text() == "('vocals', 'accompaniment')"
+    assert (tmp_path / name).read_text() == "('vocals', 'accompaniment')"
 
 
 def test_help_does_not_wait_for_torch():

@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from stemwise import model_file
@@ -31,16 +32,18 @@ def test_a_model_file_carries_all_that_separation_needs(small_separator, tmp_pat
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
 
 
+def throw(error):
+    raise error
+
+
 def test_a_failed_save_leaves_the_old_model(small_separator, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     model_file.save(small_separator, path, {"step": 1})
 
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(model_file, "save_file", fail)
-    with pytest.raises(OSError, match="No space"):
-        model_file.save(small_separator, path, {"step": 2})
+    for error in (OSError(28, "No space left on device"), SafetensorError("No space left on device (os error 28)")):
+        monkeypatch.setattr(model_file, "save_file", lambda *_, error=error, **__: throw(error))
+        with pytest.raises(UserError, match=r"model\.safetensors: cannot be written \(No space left"):
+            model_file.save(small_separator, path, {"step": 2})
     assert model_file.read(path)[1] == {"step": 1}
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -3,8 +3,6 @@
 import errno
 import gzip
 import hashlib
-import io
-import json
 import os
 import signal
 import socket
@@ -14,13 +12,14 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import requests
 import torch
 
+from release import FOLDER, Answer, Server, begin, packed, tar
 from stemwise import model_file, pretrained
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
@@ -28,56 +27,6 @@ from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
 from stemwise.spleeter import model as spleeter_model
 from stemwise.unet import UNetSettings
-
-FOLDER = "/deezer/spleeter/releases/download/v1.4.0/"
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-class Server:
-    """A release on loopback: `files` by name, as bytes or as a function that answers; `asked` counts requests."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes | Answer] = {}
-        self.asked: list[tuple[str, str | None]] = []
-        release = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                name = self.path.rpartition("/")[2]
-                release.asked.append((name, self.headers.get("Range")))
-                found = release.files.get(name) if self.path.startswith(FOLDER) else None
-                if callable(found):
-                    found(self)
-                elif found is None:
-                    self.send_error(404)
-                else:
-                    begin(self, found)
-                    self.wfile.write(found)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.host = f"http://127.0.0.1:{self.http.server_port}"
-        # shutdown() waits for the next look at its flag.
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def publish(self, archive: bytes, name: str = "2stems") -> None:
-        self.files[f"{name}.tar.gz"] = archive
-        self.files["checksum.json"] = json.dumps({name: hashlib.sha256(archive).hexdigest()}).encode()
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name, _ in self.asked]
-
-
-def begin(request: BaseHTTPRequestHandler, content: bytes, status: int = 200, **headers: str) -> None:
-    request.send_response(status)
-    request.send_header("Content-Length", str(len(content)))
-    for name, value in headers.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.end_headers()
 
 
 @pytest.fixture
@@ -116,20 +65,6 @@ def folder(model: Separator, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archive(folder: Path) -> bytes:
     return packed(folder)
-
-
-def packed(folder: Path, under: str = "") -> bytes:
-    files = [file for file in sorted(folder.iterdir()) if file.suffix != ".flac"]
-    return tar([(tarfile.TarInfo(under + file.name), file.read_bytes()) for file in files])
-
-
-def tar(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as file:
-        for info, data in members:
-            info.size = info.size or len(data)
-            file.addfile(info, io.BytesIO(data))
-    return content.getvalue()
 
 
 def same(one: Separator, other: Separator) -> bool:
@@ -197,8 +132,8 @@ def test_releases_do_not_share_a_folder(monkeypatch):
     assert releases[4].url("x").startswith("https://github.example/deezer/")
 
 
-def test_a_password_in_the_address_is_refused_and_not_shown(monkeypatch):
-    monkeypatch.setenv("GITHUB_HOST", "https://me:secret@mirror.example")
+def test_a_password_in_the_address_is_refused_and_not_shown(monkeypatch, tmp_path):
+    redirect(monkeypatch, "https://me:secret@mirror.example", tmp_path)
     with pytest.raises(UserError, match="netrc") as error:
         pretrained.path("spleeter:2stems")
     assert "secret" not in str(error.value)
@@ -698,7 +633,7 @@ def test_a_failed_conversion_leaves_nothing(server, archive, monkeypatch):
             patch.setattr(module, name, full)
             message = refused()
         assert "No space left" in message
-        assert "STEMWISE_CACHE" in message
+        assert str(pretrained.cache()) in message
         assert left(pretrained.cache()) == []
     assert pretrained.path("spleeter:2stems").is_file()
 

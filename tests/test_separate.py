@@ -1,5 +1,6 @@
 """`stemwise separate` as its users meet it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import audio, encoding, masks, model_file
+from stemwise import audio, encoding, masks, model_file, separation
 from stemwise.commands import separate
 
 
@@ -47,10 +48,26 @@ def test_the_files_add_up_to_the_song_below_the_models_band(stemwise, model_path
 
 
 def test_names_that_mean_something_to_a_shell_are_only_names(stemwise, model_path, tmp_path):
-    name = 'It\'s [live], "no" {brackets}=1 é🎵'
+    name = 'It\'s [live], "no"\n{brackets}=1 [b] é🎵'
     song = write(tmp_path / f"{name}.wav")
     assert stemwise("separate", song, "--model", model_path, "-o", "out", "-c", "flac").code == 0
     assert (tmp_path / "out" / name / "vocals.flac").is_file()
+
+
+def test_a_name_that_is_no_unicode_is_only_a_name(model_path, tmp_path):
+    song = write(tmp_path / "song.wav").rename(tmp_path / os.fsdecode(b"caf\xe9.wav"))
+    command = [sys.executable, "-m", "stemwise.cli", "separate", song, "-m", model_path, "-o", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert (tmp_path / "out" / os.fsdecode(b"caf\xe9") / "vocals.wav").is_file()
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_error_is_one_line_whatever_the_song_is_called(stemwise, model_path, tmp_path):
+    (tmp_path / "a\nb.wav").write_bytes(b"RIFF")
+    done = stemwise("separate", tmp_path / "a\nb.wav", "-m", model_path)
+    assert done.code == 1
+    assert done.output.count("\n") == 1
+    assert "a\\nb.wav: cannot be read as audio" in done.output
 
 
 def test_one_bad_song_does_not_stop_the_others(stemwise, model_path, tmp_path):
@@ -337,3 +354,4 @@ def test_termination_leaves_nothing_half_written(model_path, tmp_path):
 def test_the_choices_are_those_of_the_modules():
     assert separate.CODECS == encoding.CODECS
     assert separate.EXTENSIONS == masks.EXTENSIONS
+    assert separate.CLIPS == separation.CLIPS

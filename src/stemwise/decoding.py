@@ -7,6 +7,7 @@ off, damaged or not finite raises `UserError`.
 """
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ class Libsndfile:
             with path.open("rb") as head:
                 if not head.read(4).startswith(_LIBSNDFILE_HEADS):
                     return None
-            with soundfile.SoundFile(path) as file:
+            # As bytes: soundfile refuses names that are not UTF-8.
+            with soundfile.SoundFile(os.fsencode(path)) as file:
                 if file.subtype.startswith("MPEG") or not 0 < file.frames < _UNKNOWN_FRAMES:
                     return None
                 _check_sizes(path, file.extra_info, file.samplerate)
@@ -98,7 +100,7 @@ class Libsndfile:
         """Samples in the file. The last one is decoded, since a FLAC header knows nothing of a cut."""
         found = 0
         try:
-            with soundfile.SoundFile(self.path) as file:
+            with soundfile.SoundFile(os.fsencode(self.path)) as file:
                 file.seek(self.frames - 1)
                 found = len(file.read(1))
         except soundfile.LibsndfileError:
@@ -110,7 +112,7 @@ class Libsndfile:
     def blocks(self, start: int) -> Iterator[Tensor]:
         position = start
         try:
-            with soundfile.SoundFile(self.path) as file:
+            with soundfile.SoundFile(os.fsencode(self.path)) as file:
                 landing = self._landing(min(start, self.frames))
                 skip = min(start, self.frames) - landing
                 file.seek(landing)

@@ -148,10 +148,12 @@ def _difference(model: Separator, network: Network) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what torch's exporters say about torch: that torchvision is missing, that they use old functions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keeps back what the exporters say: that torchvision is missing, that they use old functions, what they did to
+    each node."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir")
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -159,4 +161,5 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)

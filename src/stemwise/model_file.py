@@ -31,21 +31,25 @@ METADATA_KEY = "stemwise"
 def save(model: Separator, path: Path, facts: Mapping[str, Any]) -> None:
     """Writes a model file: weights in safetensors, and settings and `facts` (step, score…) as JSON metadata.
 
-    The file appears under its name only when it is complete.
+    The file appears under its name only when it is complete. Raises `UserError` if it cannot be written.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = {METADATA_KEY: json.dumps({"format": FORMAT, **model.settings, "facts": dict(facts)})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     try:
-        save_file(weights, temporary, metadata=metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            save_file(weights, temporary, metadata=metadata)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:  # safetensors says so when the disk is full
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be written ({reason}). Choose another folder, or make room.") from None
 
 
 def _umask() -> int:

@@ -52,7 +52,7 @@ def _songs(text: str, output: Path) -> list[Path]:
 def _below(folder: Path, output: Path) -> list[Path]:
     """Songs in `folder` and its subfolders; hidden ones are left out, as half-written files are."""
     found = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
         here = Path(parent).resolve()
         folders[:] = sorted(name for name in folders if not name.startswith(".") and here / name != output)
         songs = sorted(name for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
@@ -60,6 +60,10 @@ def _below(folder: Path, output: Path) -> list[Path]:
     if not found:
         raise UserError(f"{folder}: no songs in this folder (looked for .wav, .flac, .mp3, .mp4 and so on).")
     return found
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}). Name the songs in it one by one.")
 
 
 def plan(files: Sequence[Path], folder: Path, stems: Sequence[str], pattern: str, codec: str) -> list[list[Path]]:

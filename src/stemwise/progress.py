@@ -33,7 +33,7 @@ def track(items: Iterable[T], *, what: str, total: int) -> Iterator[T]:
 
 def _live(items: Iterable[T], what: str, total: int, console: Console) -> Iterator[T]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a song may be called "Song [live]"
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from stemwise import audio, encoding, progress, resampling
 from stemwise.encoding import Format
 from stemwise.errors import UserError
 from stemwise.separator import Divide, Separator
+
+T = TypeVar("T")
 
 CLIPS = ("clamp", "rescale", "float")
 RESIDUAL = "residual"
@@ -47,6 +50,10 @@ class Wish:
     sample_rate: int | None = None
     wiener: int | None = None
     clip: str = "clamp"
+
+    def __post_init__(self) -> None:
+        if self.clip not in CLIPS:
+            raise UserError(f"clip={self.clip!r} is not one of {', '.join(CLIPS)}.")
 
     def names(self, model: Separator) -> list[str]:
         """What the outputs are called, in order. Raises `UserError` for a stem that the model does not have."""
@@ -131,7 +138,7 @@ def separate_file(
         writers = [
             stack.enter_context(encoding.Writer(target, rate, excerpt.channels, form, tags)) for target in targets
         ]
-        for piece in _levelled(_shown(model, excerpt, wish), wish.clip, levels, targets[0].parent):
+        for piece in _levelled(outputs(model, excerpt, wish), wish.clip, levels, targets[0].parent):
             for writer, part in zip(writers, piece, strict=True):
                 writer.write(part)
         for writer in writers:
@@ -142,9 +149,16 @@ def separate_file(
 
 
 def outputs(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
-    """The outputs (len(wish.names), C, n) of an excerpt at its sample rate, piece by piece, on the CPU."""
-    rate = model.spectrogram.sample_rate
+    """The outputs (len(wish.names), C, n) of an excerpt at its sample rate, piece by piece, on the CPU.
+
+    What needs the whole song first (`wish.wiener` of 0) is computed before this returns.
+    """
     divide = _wiener(model, excerpt, wish.wiener)
+    return _shown(_outputs(model, excerpt, wish, divide), model, excerpt, excerpt.path.name)
+
+
+def _outputs(model: Separator, excerpt: Excerpt, wish: Wish, divide: Divide | None) -> Iterator[Tensor]:
+    rate = model.spectrogram.sample_rate
     stems = (piece.cpu() for piece in model.stream(excerpt.blocks(rate), divide))
     asked = [model.stems.index(stem) for stem in wish.names(model) if stem in model.stems]
     # The residual needs every stem, whatever is asked for.
@@ -175,14 +189,15 @@ def _wiener(model: Separator, excerpt: Excerpt, windows: int | None) -> Divide |
         return None
     if windows:
         return model.by_wiener_of(windows)
-    blocks = excerpt.blocks(model.spectrogram.sample_rate)
-    return model.by_wiener(functools.reduce(operator.add, model.statistics(blocks)))
+    parts = model.statistics(excerpt.blocks(model.spectrogram.sample_rate))
+    shown = _shown(parts, model, excerpt, f"{excerpt.path.name}, first pass")
+    return model.by_wiener(functools.reduce(operator.add, shown))
 
 
-def _shown(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
+def _shown(items: Iterator[T], model: Separator, excerpt: Excerpt, what: str) -> Iterator[T]:
     settings = model.spectrogram
     windows = -(-settings.frame_count(excerpt.length(settings.sample_rate)) // settings.frames)
-    return progress.track(outputs(model, excerpt, wish), what=excerpt.path.name, total=windows)
+    return progress.track(items, what=what, total=windows)
 
 
 @dataclass

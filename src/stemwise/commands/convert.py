@@ -66,7 +66,7 @@ def _spleeter(options: argparse.Namespace) -> int:
     _check_suffix(options.output, ".safetensors")
     model = spleeter.read(options.folder, options.config)
     facts = spleeter.facts(options.folder, options.config)
-    _write(options.output, lambda path: model_file.save(model, path, facts))
+    model_file.save(model, options.output, facts)
     print(f"{options.output}: {_summary(model)}")
     return 0
 
@@ -122,7 +122,7 @@ def _config(options: argparse.Namespace) -> int:
         return 0
     _check_suffix(options.output, ".yaml")
     text = recipe.experiment(translated, options.output.stem)
-    _write(options.output, lambda path: _write_text(path, text))
+    _write_text(options.output, text)
     print(f"{options.output}: python -m train experiment={options.output.stem} data.root=/path/to/songs")
     return 0
 
@@ -139,12 +139,14 @@ def _add_export(
 def _onnx(options: argparse.Namespace) -> int:
     from stemwise import export
 
+    _check_suffix(options.output, ".onnx")
     return _export(options, export.onnx)
 
 
 def _torch(options: argparse.Namespace) -> int:
     from stemwise import export
 
+    _check_suffix(options.output, ".pt2")
     return _export(options, export.program)
 
 
@@ -171,21 +173,17 @@ def _check_suffix(path: Path, suffix: str) -> None:
         raise UserError(f"-o {path}: write {path.with_suffix(suffix).name}: what is written is a {suffix} file.")
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def _write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"-o {path}: cannot be written ({error.strerror}). Choose another place.") from None
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _summary(model: "Separator") -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stemwise.separator import Separator
 
 CODECS = ("wav", "flac", "mp3", "ogg", "m4a", "opus")  # encoding.CODECS, without the second it takes to import
+CLIPS = ("clamp", "rescale", "float")  # separation.CLIPS
 EXTENSIONS = ("zeros", "average", "top")  # masks.EXTENSIONS
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -70,7 +72,7 @@ def _add_form(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--sample-rate", type=int, metavar="HZ", help="default: the song's")
     group.add_argument(
         "--clip",
-        choices=("clamp", "rescale", "float"),
+        choices=CLIPS,
         help="samples past full scale: clamp them, rescale all stems of the song alike, or keep them in floating "
         "point (default: clamp, and float with --bit-depth float)",
     )
@@ -239,7 +241,7 @@ def _all(
             failed += 1
             continue
         if options.output != naming.STREAM:
-            print("\n".join(map(str, targets)), flush=True)
+            print("\n".join(_plain(str(target)) for target in targets), flush=True)
     if len(files) > 1:
         _say(_summary(len(files), failed, kept, seconds, time.monotonic() - start))
     return failed
@@ -307,4 +309,9 @@ def _send(path: Path) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(_plain(line), file=sys.stderr)
+
+
+def _plain(line: str) -> str:
+    """The line with control characters, which a song's name may hold, made visible."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], line)

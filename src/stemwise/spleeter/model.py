@@ -1,8 +1,10 @@
 """Spleeter's model folders: a checkpoint and its configuration become a `Separator`, and a `Separator` such a folder.
 
-model = spleeter.model.read(Path("2stems"))                # as downloaded, or as Spleeter's training left it
-spleeter.model.write(model, Path("mine"))                  # for `spleeter separate -p mine/config.json`
-spleeter.model.write_for_training(model, Path("mine"))     # for `spleeter train`, too
+    model = spleeter.model.read(Path("2stems"))                # as downloaded, or as Spleeter's training left it
+    spleeter.model.write(model, Path("mine"))                  # for `spleeter separate -p mine/config.json`
+    spleeter.model.write_for_training(model, Path("mine"))     # for `spleeter train`, too
+
+Which variable is which weight says `weights`; which key is which setting, `config`.
 """
 
 import json
