@@ -166,7 +166,7 @@ def _numbers(model: Path, output: Path, magnitudes: Named, mode: bool) -> dict[s
 
 
 def _our_step(model: Separator, magnitudes: Named, mode: bool, **changes: float) -> Step:
-    """One step of our own training, in PyTorch's `mode`, with the optimiser of `conf` and `changes` to its arguments."""
+    """One step of our own training, in PyTorch's `mode`; the optimiser is that of `conf`, with `changes`."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

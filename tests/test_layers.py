@@ -54,6 +54,7 @@ TRAINING = {
     "training": {"errors", "metrics", "separator"},
     "callbacks": {"data", "errors", "model_file", "training"},
     "loggers": set(),
+    "optimizers": set(),
 }
 ENTRY = {
     "launch": {"errors"},

@@ -1,0 +1,41 @@
+import numpy as np
+import torch
+
+from stemwise import optimizers
+
+
+def reference(gradients, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+    """TensorFlow's documentation of AdamOptimizer, in double precision."""
+    weight = first = second = 0.0
+    for t, gradient in enumerate(gradients, start=1):
+        rate = lr * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        first = beta1 * first + (1 - beta1) * gradient
+        second = beta2 * second + (1 - beta2) * gradient**2
+        weight = weight - rate * first / (np.sqrt(second) + eps)
+    return weight
+
+
+def stepped(optimizer, weight, gradients):
+    for gradient in gradients:
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+    return float(weight)
+
+
+def test_small_gradients_move_weights_as_in_tensorflow():
+    gradients = np.random.default_rng(0).standard_normal(50) * 1e-8
+    weight = torch.zeros(1, dtype=torch.float64)
+    ours = stepped(optimizers.tensorflow_adam([weight], lr=1e-3), weight, gradients)
+    np.testing.assert_allclose(ours, reference(gradients), rtol=1e-9)
+    torchs = torch.zeros(1, dtype=torch.float64)
+    assert abs(stepped(torch.optim.Adam([torchs], lr=1e-3), torchs, gradients) - ours) > 0.1 * abs(ours)
+
+
+def test_a_resumed_run_goes_on_with_the_step_count():
+    gradients = np.random.default_rng(0).standard_normal(20) * 1e-8
+    weight = torch.zeros(1, dtype=torch.float64)
+    first = optimizers.tensorflow_adam([weight], lr=1e-3)
+    stepped(first, weight, gradients[:10])
+    second = optimizers.tensorflow_adam([weight], lr=1e-3)
+    second.load_state_dict(first.state_dict())
+    np.testing.assert_allclose(stepped(second, weight, gradients[10:]), reference(gradients), rtol=1e-9)
