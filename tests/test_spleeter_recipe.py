@@ -207,3 +207,16 @@ def test_what_has_no_counterpart_is_a_remark_with_a_reason(tmp_path):
 def test_what_cannot_be_translated_is_refused(changed, message, tmp_path):
     with pytest.raises(UserError, match=message):
         recipe.translate(written(tmp_path, **changed))
+
+
+@pytest.mark.parametrize(("name", "model"), [("2stems", "unet"), ("4stems", "unet_elu"), ("5stems", "softmax_unet")])
+def test_the_released_networks_have_options_of_their_own(name, model):
+    translated = recipe.translate(name)
+    assert translated.choices == {"data": "csv", "model": model, "optimizer": "tf_adam"}
+    assert not [key for key in translated.values if key.startswith("model.unet")]
+
+
+def test_another_optimizer_than_adam_is_not_made_adam(tmp_path):
+    translated = recipe.translate(written(tmp_path, optimizer="SGD"))
+    assert "optimizer" not in translated.choices
+    assert translated.values["optimizer._target_"] == "torch.optim.SGD"

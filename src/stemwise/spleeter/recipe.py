@@ -21,14 +21,11 @@ from stemwise.spleeter import config as configuration
 from stemwise.spleeter.config import Config
 from stemwise.unet import UNetSettings
 
-# What conf/model/*.yaml say of the network; each is the choice for one output.
-_MODELS = {
-    "sigmoid": ("unet", UNetSettings()),
-    "softmax": ("softmax_unet", UNetSettings(encoder_activation="elu", decoder_activation="elu")),
-}
-_OPTIMIZERS: Mapping[str | None, Mapping[str, Any]] = {
-    # Spleeter names no optimiser for Adam; it leaves Adadelta at TensorFlow's defaults, whatever learning_rate says.
-    None: {},
+# What conf/model/*.yaml say of the network.
+_ELU = UNetSettings(encoder_activation="elu", decoder_activation="elu")
+_MODELS = {"unet": ("sigmoid", UNetSettings()), "unet_elu": ("sigmoid", _ELU), "softmax_unet": ("softmax", _ELU)}
+# Spleeter leaves Adadelta at TensorFlow's defaults, whatever learning_rate says.
+_OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "SGD": {"_target_": "torch.optim.SGD"},
     "Adadelta": {"_target_": "torch.optim.Adadelta", "lr": 1e-3, "rho": 0.95, "eps": 1e-8},
 }
@@ -63,11 +60,11 @@ def translate(given: Path | str) -> Recipe:
         raise UserError(f"{config.source}: loss_type is {loss!r}; training here has only Spleeter's default, L1_mask.")
     with torch.device("meta"):
         config.separator()  # which finds what does not fit together
-    model, base = _MODELS[config.output]
+    model = _model(config)
     values = {
         "stem_names": list(config.stems),
         **_different("spectrogram", asdict(config.spectrogram), asdict(Spectrogram())),
-        **_different("model.unet", asdict(config.unet), asdict(base)),
+        **_different("model.unet", asdict(config.unet), asdict(_MODELS[model][1])),
         **_different("model.mask", asdict(config.mask), asdict(MaskRule())),
         **_optimizer(config),
         **_data(config),
@@ -77,7 +74,14 @@ def translate(given: Path | str) -> Recipe:
         # Spleeter's stems always divide all of the mixture among themselves.
         values["model.mask.rest"] = False
     _check_texts(config.source, values)
-    return Recipe(config.source, {"data": "csv", "model": model}, values, _remarks(config))
+    choices = {"data": "csv", "model": model, **({} if _other_optimizer(config) else {"optimizer": "tf_adam"})}
+    return Recipe(config.source, choices, values, _remarks(config))
+
+
+def _model(config: Config) -> str:
+    """The option of conf/model that is nearest."""
+    alike = [name for name, (output, _) in _MODELS.items() if output == config.output]
+    return min(alike, key=lambda name: len(_different("", asdict(config.unet), asdict(_MODELS[name][1]))))
 
 
 def _check_texts(source: str, values: Mapping[str, Any]) -> None:
@@ -94,11 +98,14 @@ def _different(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, An
 
 
 def _optimizer(config: Config) -> dict[str, Any]:
-    name = config.raw.get("optimizer")
-    # Spleeter takes a name that it does not know for Adam.
-    chosen = _OPTIMIZERS.get(name if isinstance(name, str) else None, {})
-    values = {"lr": _number(config, "learning_rate"), **chosen}
+    values = {"lr": _number(config, "learning_rate"), **_other_optimizer(config)}
     return {f"optimizer.{key}": value for key, value in values.items() if value is not None}
+
+
+def _other_optimizer(config: Config) -> Mapping[str, Any]:
+    """What to set for an optimiser that is not Adam; Spleeter takes a name that it does not know for Adam."""
+    name = config.raw.get("optimizer")
+    return _OPTIMIZERS.get(name, {}) if isinstance(name, str) else {}
 
 
 def _data(config: Config) -> dict[str, Any]:
