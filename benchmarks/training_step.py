@@ -56,9 +56,10 @@ PHASES = {"as Spleeter trains": False, "learning phase on": True}
 INTRODUCTION = """# One training step, compared with Spleeter
 
 Relative differences of the loss, of all gradients together, and of the moving statistics (the largest; in brackets how
-far they moved in the step). Differences of weights are parts of one step of Adam: 1 is the learning rate. The first
+far they moved in the step). As Spleeter trains: its normalisations use the stored statistics and leave them alone, and
+dropout does nothing; with Keras's learning phase on they follow the batch. Dropout is off in both. Differences of weights are parts of one step of Adam: 1 is the learning rate. The first
 step of Adam is about rate · sign(gradient), so a gradient within float32 noise of zero, where the sign is chance,
-makes a difference of up to 2: the gradients' distance from a computation in float64 says how much noise there is.
+makes a difference of up to 2: the distance from our computation in float64 says how much noise there is.
 "With TensorFlow's epsilon" is our step with `optimizer.eps=3.16e-7`: TensorFlow divides epsilon by √(1 - 0.999^t) at
 step t, so that it is 3e-7 at the first step and PyTorch's 1e-8 after some thousand. "From their gradients" is
 TensorFlow's formula on Spleeter's own gradients: what is left there is the rounding of weights."""
@@ -147,7 +148,13 @@ def _numbers(model: Path, output: Path, magnitudes: Named, mode: bool) -> dict[s
     doubled = {name: value.double() for name, value in magnitudes.items()}
     exact = _our_step(spleeter_model.read(model).double(), doubled, mode)
     return {
-        "loss": {"theirs": theirs.loss, "ours": ours.loss, "difference": abs(ours.loss / theirs.loss - 1)},
+        "loss": {
+            "theirs": theirs.loss,
+            "ours": ours.loss,
+            "difference": abs(ours.loss / theirs.loss - 1),
+            "ours from float64": abs(ours.loss / exact.loss - 1),
+            "theirs from float64": abs(theirs.loss / exact.loss - 1),
+        },
         "gradients": {
             "difference": _relative(ours.gradients, theirs.gradients),
             "ours from float64": _relative(ours.gradients, exact.gradients),
@@ -227,8 +234,9 @@ def _report(steps: Sequence[dict[str, Any]], resumed: Sequence[dict[str, Any]], 
         "model",
         "Spleeter's mode",
         "loss",
+        "from float64: ours, theirs",
         "gradients",
-        "gradients from float64: ours, theirs",
+        "from float64: ours, theirs",
         "weights: largest, rms, above 1 %",
         "with TensorFlow's epsilon",
         "from their gradients",
@@ -244,16 +252,18 @@ def _report(steps: Sequence[dict[str, Any]], resumed: Sequence[dict[str, Any]], 
 
 
 def _row(step: dict[str, Any]) -> tuple[str, ...]:
-    gradients, statistics = step["gradients"], step["statistics"]
+    statistics = step["statistics"]
     return (
         f"{step['case']} ({step['what']})",
         step["phase"],
-        f"{step['loss']['difference']:.0e}",
-        f"{gradients['difference']:.0e}",
-        f"{gradients['ours from float64']:.0e}, {gradients['theirs from float64']:.0e}",
+        *(cell for name in ("loss", "gradients") for cell in _differences(step[name])),
         *(f"{w['largest']:.2g}, {w['rms']:.1g}, {w['above 1 %']:.2%}" for w in step["weights"].values()),
         f"{statistics['difference']:.0e} ({statistics['moved']:.0e})",
     )
+
+
+def _differences(found: dict[str, float]) -> tuple[str, str]:
+    return f"{found['difference']:.0e}", f"{found['ours from float64']:.0e}, {found['theirs from float64']:.0e}"
 
 
 def _resumed(found: dict[str, Any]) -> tuple[str, ...]:
