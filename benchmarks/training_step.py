@@ -51,18 +51,21 @@ CASES = (
         "unet.softmax_unet",
     ),
 )
-PHASES = {"as Spleeter trains": False, "learning phase on": True}
+PHASES = {"as Spleeter trains": "stored", "learning phase on": "batch"}
 
 INTRODUCTION = """# One training step, compared with Spleeter
 
 Relative differences of the loss, of all gradients together, and of the moving statistics (the largest; in brackets how
 far they moved in the step). As Spleeter trains: its normalisations use the stored statistics and leave them alone, and
-dropout does nothing; with Keras's learning phase on they follow the batch. Dropout is off in both. Differences of weights are parts of one step of Adam: 1 is the learning rate. The first
-step of Adam is about rate · sign(gradient), so a gradient within float32 noise of zero, where the sign is chance,
-makes a difference of up to 2: the distance from our computation in float64 says how much noise there is.
-"With TensorFlow's epsilon" is our step with `optimizer.eps=3.16e-7`: TensorFlow divides epsilon by √(1 - 0.999^t) at
-step t, so that it is 3e-7 at the first step and PyTorch's 1e-8 after some thousand. "From their gradients" is
-TensorFlow's formula on Spleeter's own gradients: what is left there is the rounding of weights."""
+dropout does nothing (`normalization=stored model.unet.dropout=0`); with Keras's learning phase on they follow the batch
+(`normalization=batch`). Dropout is off in both.
+
+Differences of weights are parts of one step of Adam: 1 is the learning rate. The first step of Adam is about
+rate · sign(gradient), so a gradient within float32 noise of zero, where the sign is chance, makes a difference of up
+to 2: the distance from our computation in float64 says how much noise there is. TensorFlow divides Adam's epsilon by
+√(1 - 0.999^t) at step t, so that it is 3e-7 at the first step and PyTorch's 1e-8 after some thousand: `tf_adam` does so
+too. "From their gradients" is TensorFlow's formula on Spleeter's own gradients: what is left is the rounding of
+weights."""
 RESUMED = """## Spleeter trains on from our checkpoint
 
 The loss of the batch by our network (statistics as stored), by Spleeter before and after it went on training from
@@ -103,7 +106,7 @@ def compare(programs: Path, case: golden.Case, work: Path) -> list[dict[str, Any
     magnitudes = _magnitudes(spleeter_model.read(model))
     np.savez(batch, **{f"{name}_spectrogram": value.permute(0, 2, 3, 1).numpy() for name, value in magnitudes.items()})
     jobs = [
-        {"task": "step", "folder": model, "batch": batch, "training": phase, "output": work / name}
+        {"task": "step", "folder": model, "batch": batch, "training": phase == "batch", "output": work / name}
         for name, phase in PHASES.items()
     ]
     environment.run(programs, jobs)
@@ -121,7 +124,7 @@ def goes_on(programs: Path, case: golden.Case, work: Path) -> dict[str, Any]:
     output = work / "resumed.json"
     job = {"task": "train", "folder": ours, "batch": work / "batch.npz", "steps": STEPS, "output": output}
     environment.run(programs, [job])
-    mine = _our_step(model, _magnitudes(model), mode=False)
+    mine = _our_step(model, _magnitudes(model), "stored")
     return {"case": case.name, "ours": mine.loss, **json.loads(output.read_text())}
 
 
@@ -139,14 +142,14 @@ def _magnitudes(model: Separator) -> Named:
     return {name: torch.stack(crops) for name, crops in found.items()}
 
 
-def _numbers(model: Path, output: Path, magnitudes: Named, mode: bool) -> dict[str, Any]:
+def _numbers(model: Path, output: Path, magnitudes: Named, normalization: str) -> dict[str, Any]:
     """The differences between Spleeter's step and ours; those of weights in steps of Adam, which are the rate long."""
     before = spleeter_model.read(model).state_dict()
     theirs = _their_step(model, output)
-    ours = _our_step(spleeter_model.read(model), magnitudes, mode)
-    like = _our_step(spleeter_model.read(model), magnitudes, mode, eps=EPSILON)
+    ours = _our_step(spleeter_model.read(model), magnitudes, normalization)
+    like = _our_step(spleeter_model.read(model), magnitudes, normalization, "tf_adam")
     doubled = {name: value.double() for name, value in magnitudes.items()}
-    exact = _our_step(spleeter_model.read(model).double(), doubled, mode)
+    exact = _our_step(spleeter_model.read(model).double(), doubled, normalization)
     return {
         "loss": {
             "theirs": theirs.loss,
@@ -162,7 +165,7 @@ def _numbers(model: Path, output: Path, magnitudes: Named, mode: bool) -> dict[s
         },
         "weights": {
             "ours": _steps(ours.after, theirs.after, ours.gradients),
-            "ours, TensorFlow's epsilon": _steps(like.after, theirs.after, ours.gradients),
+            "ours, tf_adam": _steps(like.after, theirs.after, ours.gradients),
             "their gradients, TensorFlow's formula": _steps(_tensorflows(before, theirs), theirs.after, ours.gradients),
         },
         "statistics": {
@@ -172,19 +175,20 @@ def _numbers(model: Path, output: Path, magnitudes: Named, mode: bool) -> dict[s
     }
 
 
-def _our_step(model: Separator, magnitudes: Named, mode: bool, **changes: float) -> Step:
-    """One step of our own training, in PyTorch's `mode`; the optimiser is that of `conf`, with `changes`."""
+def _our_step(model: Separator, magnitudes: Named, normalization: str, optimizer: str = "adam") -> Step:
+    """One step of our own training, dropout off, with an optimiser of `conf`."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    adam = instantiate(OmegaConf.load(CONF / "optimizer" / "adam.yaml"), **changes)
+    adam = instantiate(OmegaConf.load(CONF / "optimizer" / f"{optimizer}.yaml"))
     constant = instantiate(OmegaConf.load(CONF / "scheduler" / "constant.yaml"))
-    made = training.SeparatorTraining(model.train(mode), adam, constant).configure_optimizers()["optimizer"]
+    made = training.SeparatorTraining(model.train(), adam, constant, normalization=normalization)
+    configured = made.configure_optimizers()
     stems = torch.stack([magnitudes[stem] for stem in model.stems], dim=1)
     loss = training.l1(model(magnitudes["mix"]), stems).sum()
     loss.backward()
     gradients = {name: value.grad for name, value in model.named_parameters()}
-    made.step()
+    configured["optimizer"].step()
     return Step(loss.item(), gradients, model.state_dict())
 
 
@@ -237,8 +241,8 @@ def _report(steps: Sequence[dict[str, Any]], resumed: Sequence[dict[str, Any]], 
         "from float64: ours, theirs",
         "gradients",
         "from float64: ours, theirs",
-        "weights: largest, rms, above 1 %",
-        "with TensorFlow's epsilon",
+        "weights with `adam`: largest, rms, above 1 %",
+        "with `tf_adam`",
         "from their gradients",
         "statistics (moved by)",
     )

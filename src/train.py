@@ -5,6 +5,7 @@ Composes the config, builds the parts, fits, and says where the model lies.
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def command(cfg: DictConfig) -> None:
     _check(cfg)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
-    model = _model(cfg, complete=data.complete)
+    model, facts = _model(cfg, complete=data.complete)
     checkpoint = _checkpoint(cfg.ckpt_path, folder, model)
-    module, trainer = _training(cfg, model, data), _trainer(cfg, folder)
+    module, trainer = _training(cfg, model, data, facts), _trainer(cfg, folder)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
     _fit(trainer, module, data, checkpoint)
@@ -88,7 +89,8 @@ def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
         sys.exit(130 if trainer.interrupted else 1)
 
 
-def _model(cfg: DictConfig, complete: bool) -> Any:
+def _model(cfg: DictConfig, complete: bool) -> tuple[Any, dict[str, Any]]:
+    """The model to train, and the facts of the one that it starts from."""
     from stemwise import model_file, pretrained, separator
 
     settings = launch.plain(cfg.model)
@@ -96,17 +98,23 @@ def _model(cfg: DictConfig, complete: bool) -> Any:
         # Stems that are not all of the mixture must not divide all of it among themselves.
         settings["mask"]["rest"] = not complete
     model = instantiate(settings, _convert_="all")
-    if cfg.init_from is not None:
-        taken = separator.start_from(model, model_file.load(pretrained.path(cfg.init_from)))
-        log.info("init_from=%s: took over %s", cfg.init_from, ", ".join(taken))
-    return model
+    if cfg.init_from is None:
+        return model, {}
+    other, facts = model_file.read(pretrained.path(cfg.init_from))
+    taken = separator.start_from(model, other)
+    log.info("init_from=%s: took over %s", cfg.init_from, ", ".join(taken))
+    return model, facts
 
 
-def _training(cfg: DictConfig, model: Any, data: Any) -> Any:
+def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) -> Any:
+    """The training of `model`, which started from a model with these facts."""
     from stemwise.training import SeparatorTraining
 
-    facts = {"sums": data.sums}
-    return SeparatorTraining(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), facts)
+    normalization = cfg.normalization or ("stored" if facts.get("normalization") == "stored" else "batch")
+    if cfg.normalization is None and normalization == "stored":
+        log.info("normalization=stored: as the model of init_from was trained.")
+    own = {"sums": data.sums, "normalization": normalization}
+    return SeparatorTraining(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), own, normalization)
 
 
 def _trainer(cfg: DictConfig, folder: Path) -> Any:

@@ -35,7 +35,7 @@ def test_every_key_has_its_place():
     found = configuration.parse(BASE, "x.json")
     assert found.stems == ("voice", "rest")
     assert found.spectrogram == Spectrogram(22050, 2, 2048, 512, bins=512, frames=128)
-    assert found.unet == UNetSettings((1, 2, 3, 4, 5, 6), "leaky_relu", "relu")
+    assert found.unet == UNetSettings((1, 2, 3, 4, 5, 6), "leaky_relu", "relu", dropout=0)
     assert found.mask == MaskRule(1, "average")
     assert found.output == "softmax"
 
@@ -61,8 +61,8 @@ def test_activations_fall_back_as_in_spleeter(name, encoder, decoder):
 
 def test_a_seventh_number_of_filters_is_not_looked_at():
     assert network(conv_n_filters=[1, 2, 3, 4, 5, 6, 7]).unet.filters == (1, 2, 3, 4, 5, 6)
-    assert network().unet == UNetSettings()
-    assert configuration.parse(BASE | {"model": {"params": None}}, "x.json").unet == UNetSettings()
+    assert network().unet == UNetSettings(dropout=0)
+    assert configuration.parse(BASE | {"model": {"params": None}}, "x.json").unet == UNetSettings(dropout=0)
 
 
 @pytest.mark.parametrize(

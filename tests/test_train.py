@@ -195,6 +195,20 @@ def test_init_from_starts_with_another_models_weights(train):
     torch.testing.assert_close(second.unets[0].last.weight, first.unets[0].last.weight)
 
 
+def test_init_from_goes_on_as_the_model_was_trained(train):
+    assert train("hydra.run.dir=first", "trainer.max_steps=2", "normalization=stored").code == 0
+    done = train("init_from=first/model.safetensors", "trainer.max_steps=1")
+    assert "normalization=stored: as the model of init_from was trained" in done.output
+    models = [model_file.load(Path(name) / "model.safetensors") for name in ("first", "run")]
+    for model in models:
+        norm = model.unets[0].encoder_norms[0]
+        assert not norm.running_mean.any()
+        assert (norm.running_var == 1).all()
+    done = train("init_from=first/model.safetensors", "normalization=batch", "hydra.run.dir=second")
+    assert done.code == 0, done.output
+    assert model_file.load(Path("second/model.safetensors")).unets[0].encoder_norms[0].running_mean.any()
+
+
 @pytest.mark.parametrize(
     ("stems", "names", "rest"),
     [

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stemwise import training
+from stemwise.errors import UserError
 from stemwise.training import SeparatorTraining
 
 
@@ -86,3 +87,29 @@ def test_a_checkpoint_is_a_model_file_too(module, tmp_path):
     song = torch.randn(1, 2000)
     loaded = model_file.load(tmp_path / "last.ckpt")
     torch.testing.assert_close(loaded.separate(song), module.separator.separate(song), rtol=0, atol=0)
+
+
+def statistics(module):
+    return {name: value.clone() for name, value in module.state_dict().items() if "running" in name}
+
+
+@pytest.mark.parametrize("normalization", training.NORMALIZATIONS)
+def test_stored_statistics_stay_and_are_what_training_goes_by(module, normalization):
+    other = SeparatorTraining(module.separator, module.make_optimizer, module.make_scheduler, {}, normalization)
+    other.log = lambda *_, **__: None
+    for layer in [m for m in other.modules() if isinstance(m, torch.nn.Dropout)]:
+        layer.p = 0.0
+    batch = {"mixture": torch.rand(2, 1, 16, 64), "stems": torch.rand(2, 2, 1, 16, 64)}
+    before = statistics(other)
+    other.eval()
+    validated = other.training_step(batch, 0)
+    other.train()
+    trained = other.training_step(batch, 0)
+    same = all(torch.equal(before[name], value) for name, value in statistics(other).items())
+    assert same == (normalization == "stored")
+    assert torch.allclose(trained, validated) == (normalization == "stored")
+
+
+def test_another_normalization_says_which_there_are(module):
+    with pytest.raises(UserError, match="normalization=layer is not one of batch, stored"):
+        SeparatorTraining(module.separator, module.make_optimizer, module.make_scheduler, {}, "layer")

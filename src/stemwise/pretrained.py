@@ -200,7 +200,8 @@ def _fetch(archive: str, target: Path) -> None:
         except UserError as error:
             raise UserError(f"{label}: {str(error).replace(str(folder), archive)}") from None
     # Only now, so that whoever is killed after this leaves nothing behind.
-    model_file.save(model, target, {"name": PREFIX + archive, "archive": where.url(f"{archive}.tar.gz"), **checksum})
+    facts = {"name": PREFIX + archive, "archive": where.url(f"{archive}.tar.gz"), **checksum}
+    model_file.save(model, target, {**facts, **spleeter_model.TRAINED})
 
 
 def _widen(base: Path, target: Path) -> None:

@@ -202,6 +202,7 @@ def parse(raw: Any, source: str) -> Config:
                 filters=_filters(params, source),
                 encoder_activation=_ENCODER.get(str(params.get("conv_activation")), _ENCODER["LeakyReLU"]),
                 decoder_activation=_DECODER.get(str(params.get("deconv_activation")), _DECODER["ReLU"]),
+                dropout=0,  # its layers are never told to train: see `training.SeparatorTraining`
             ),
             MaskRule(raw["separation_exponent"], raw["mask_extension"]),
             output,
@@ -299,6 +300,4 @@ def _differences(model: Separator, extension: str) -> list[str]:
         # Σ Hann² is 3/8 of its length.
         gain = 2 / 3 * 3 / 8 * model.spectrogram.n_fft / model.spectrogram.hop
         notes.append(f"Spleeter reckons with windows at 75 % overlap: its output will be {gain:.3g} times as loud.")
-    if model.unet.dropout != UNetSettings().dropout:
-        notes.append(f"Spleeter trains with dropout {UNetSettings().dropout}, whatever this model had.")
     return notes

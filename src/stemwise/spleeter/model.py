@@ -25,6 +25,8 @@ from stemwise.spleeter import config as configuration
 from stemwise.spleeter.checkpoint import Checkpoint
 
 STEP = "global_step"
+# Spleeter's normalisation does not see the batch, nor does it learn statistics: see `training.SeparatorTraining`.
+TRAINED = {"normalization": "stored"}
 
 _FLOAT32 = 1
 _NOT_SPLEETERS = "Give a model that Spleeter wrote."
@@ -80,7 +82,7 @@ def facts(folder: Path, config: Path | str | None = None) -> dict[str, Any]:
     known: dict[str, Any] = {"format": "spleeter", "folder": folder.resolve().name, "config": Path(chosen.source).name}
     if STEP in found.variables and found.variables[STEP].shape == ():
         known["step"] = int(checkpoint.read(found, [STEP])[STEP])
-    return {"origin": known}
+    return {"origin": known, **TRAINED}
 
 
 def write(model: Separator, folder: Path) -> list[str]:

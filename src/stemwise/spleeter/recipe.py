@@ -67,6 +67,7 @@ def translate(given: Path | str) -> Recipe:
         **_different("model.unet", asdict(config.unet), asdict(_MODELS[model][1])),
         **_different("model.mask", asdict(config.mask), asdict(MaskRule())),
         **_optimizer(config),
+        "normalization": "stored",  # see `training.SeparatorTraining`
         **_data(config),
         **_run(config),
     }
