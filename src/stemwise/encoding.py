@@ -94,6 +94,7 @@ _CODECS = {
 
 CODECS = tuple(_CODECS)
 BIT_DEPTHS = ("16", "24", "float")
+OVERS = ("clamp", "keep")
 
 # The tags that are written, by FFmpeg's names. Others describe the song's file, its coding or its loudness
 # (major_brand, encoder, replaygain_track_gain), and would be wrong on a stem.
@@ -176,9 +177,10 @@ class Writer:
     The samples go to a hidden file beside `path`, whose folders are made. `publish` gives it its name; what stood
     there before is replaced in one step. A writer that is left, as a context, without `publish` leaves nothing.
 
-    In 16 and 24 bits a sample is rounded to the nearest step of 2**(1 - bits) and clamped to full scale; `clipped`
-    counts those that were past it. Float WAV and the lossy codecs keep them. `frames` counts what was written, per
-    channel.
+    `overs` is one of `OVERS` and says what becomes of samples past full scale. `clamp` cuts them off, and `clipped`
+    counts them. `keep` hands them to the encoder, in the lossy codecs. 16 and 24 bits have no room for them: they
+    are cut off and counted with either, after rounding to the nearest step of 2**(1 - bits). Float WAV has them with
+    either. `frames` counts what was written, per channel.
 
     `tags` are those of the song, by FFmpeg's names, as `audio.tags` gives them. Of `TAGS`, the format's own are
     written: WAV has no album_artist, composer and disc, and neither has Ogg Vorbis as libsndfile writes it.
@@ -193,7 +195,11 @@ class Writer:
         channels: int,
         format: Format,
         tags: Mapping[str, str] | None = None,
+        *,
+        overs: str = "clamp",
     ) -> None:
+        if overs not in OVERS:
+            raise ValueError(f"expected overs to be one of {', '.join(OVERS)}, got {overs!r}")
         format.check(sample_rate, channels)
         self.path = path
         self.sample_rate = sample_rate
@@ -201,6 +207,7 @@ class Writer:
         self.frames = 0
         self.clipped = 0
         self._bits = _bits(format)
+        self._clamps = self._bits is not None or (overs == "clamp" and format.bit_depth != "float")
         with self._reported():
             _check_target(path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,9 +239,10 @@ class Writer:
                 f"{self.path}: not written, NaN or infinite samples after {self.frames / self.sample_rate:.2f} s. "
                 "Check the model, or compute in single precision."
             )
+        if self._clamps and (low < -1 or high > 1):
+            self.clipped += int((block.abs() > 1).sum())
+            block = block.clamp(-1, 1)
         if self._bits:
-            if low < -1 or high > 1:
-                self.clipped += int((block.abs() > 1).sum())
             block = _steps(block, self._bits)
         with self._reported():
             self._encoder.write(block, self.frames)

@@ -28,7 +28,7 @@ OUTPUTS = ("sigmoid", "softmax")
 
 # What a window gives: estimates (S, C, t, F), and the mixture's complex spectrum (C, t, n_fft/2 + 1).
 Estimated = tuple[Tensor, Tensor]
-# Window after window: estimates to complex spectra (S, C, t, n_fft/2 + 1) of the stems.
+# Window after window: estimates to complex spectra (S, C, t, ≤ n_fft/2 + 1) of the stems; missing bins are 0.
 Divide = Callable[[Iterator[Estimated]], Iterator[Tensor]]
 
 _STEM = re.compile(r"[^./\\\0][^/\\\0]{0,63}")
@@ -140,11 +140,13 @@ class Separator(nn.Module):
             yield found[0, ..., :frames, :].float(), spectrum
 
     def by_ratio(self, windows: Iterable[Estimated]) -> Iterator[Tensor]:
-        """Spectra (S, C, t, n_fft/2 + 1) of the stems by the model's mask rule."""
+        """Spectra (S, C, t, n_fft/2 + 1) of the stems by the model's mask rule, or only their F bins that are not 0."""
+        bins = self.spectrogram.bins if self.mask.extension == "zeros" else self.spectrogram.full_bins
         for estimates, spectrum in windows:
             mixture = spectrum[..., : estimates.shape[-1]].abs()
             found = masks.ratio(estimates.unsqueeze(0), mixture.unsqueeze(0), self.mask)[0]
-            yield masks.extend(found, spectrum.shape[-1], self.mask.extension) * spectrum
+            full = masks.extend(found, bins, self.mask.extension)
+            yield full * spectrum[..., :bins]
 
     @torch.inference_mode()
     def statistics(self, blocks: Iterable[Tensor]) -> Iterator[wiener.Statistics]:
@@ -174,8 +176,7 @@ class Separator(nn.Module):
         return divide
 
     def _filtered(self, estimates: Tensor, spectrum: Tensor, total: wiener.Statistics) -> Tensor:
-        stems = wiener.filtered(self._all_of(estimates, spectrum), spectrum, total)[: len(self.stems)]
-        return functional.pad(stems, (0, spectrum.shape[-1] - stems.shape[-1]))
+        return wiener.filtered(self._all_of(estimates, spectrum), spectrum, total)[: len(self.stems)]
 
     def _all_of(self, estimates: Tensor, spectrum: Tensor) -> Tensor:
         """The estimates and, if the model's rule has one, the rest that no stem claims."""

@@ -86,6 +86,8 @@ def spectra(padded: Tensor, settings: Spectrogram) -> Tensor:
 def overlap_add(spectrum: Tensor, settings: Spectrogram) -> Tensor:
     """Inverse of `spectra` (…, T, F) -> (…, T * hop + overlap), away from the first and last `overlap` samples.
 
+    Bins that are missing at the end count as zeros.
+
     Those edges lack the contributions of frames before and after; whoever processes a long song in pieces
     adds the end of one piece to the start of the next.
     """
@@ -93,7 +95,7 @@ def overlap_add(spectrum: Tensor, settings: Spectrogram) -> Tensor:
     frames = torch.fft.irfft(spectrum, n=n_fft)
     window = _window(n_fft, frames.dtype, frames.device)
     # Σ window² over the frames that cover a sample is Σ window² / hop: 3/2 for Spleeter's 75 % overlap.
-    frames = frames * (window * (hop / window.square().sum()))
+    frames *= window * (hop / window.square().sum())
     count, parts = frames.shape[-2], n_fft // hop
     frames = frames.unflatten(-1, (parts, hop))
     out = frames.new_zeros(*frames.shape[:-3], count + parts - 1, hop)
@@ -128,8 +130,8 @@ def windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]
 
 
 def joined(spectra: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]:
-    """The inverse of `spectra` of `windows`: waveforms (…, n) that follow one another, the frame of zeros in
-    front dropped.
+    """The inverse of `spectra` (S, C, t, F) of `windows`: waveforms (S, C, n) that follow one another, the frame of
+    zeros in front dropped.
 
     All but the last piece are of T · hop samples or, the first, of n_fft less. The zeros after the end are left
     in: whoever knows how long the waveform is cuts it.
@@ -137,7 +139,8 @@ def joined(spectra: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]
     tail: Tensor | float = 0.0
     skip = settings.n_fft
     for spectrum in spectra:
-        piece = overlap_add(spectrum, settings)
+        # One by one: the frames of a window are four times as large as what becomes of them.
+        piece = torch.stack([overlap_add(part, settings) for part in spectrum])
         # A last window of few frames can be shorter than the overlap.
         piece[..., : settings.overlap] += tail
         count = spectrum.shape[-2] * settings.hop
