@@ -60,12 +60,52 @@ def test_a_file_at_another_rate(model, tmp_path):
         (np.zeros(0, np.float32), "got the shape"),
         (np.zeros(9000, np.int16), "expected a waveform in floating point"),
         (np.full(9000, np.nan, np.float32), "NaN or infinite"),
+        (np.full(9000, 1e39), "NaN or infinite"),
+        (np.zeros((20, 2), np.float32), "Transpose it"),
+        (None, "expected a waveform in floating point"),
+        (b"RIFF", "expected a waveform in floating point"),
         ("nowhere.wav", "no such file"),
     ],
 )
 def test_what_is_no_song_says_so(model, waveform, message):
     with pytest.raises(UserError, match=message):
         package.separate(model, waveform)
+
+
+@pytest.mark.parametrize("rate", [0, -5, 48000.0, "48000", True])
+def test_a_rate_that_is_none_says_so(model, rate):
+    with pytest.raises(UserError, match="is not a whole number of Hz"):
+        package.separate(model, noise(9000), rate)
+
+
+def test_views_and_read_only_arrays_are_taken(model):
+    song = noise(1, 9000)
+    song.flags.writeable = False
+    np.testing.assert_allclose(
+        package.separate(model, song[:, ::-1])["vocals"], package.separate(model, song[:, ::-1].copy())["vocals"]
+    )
+
+
+def test_a_wish_goes_for_arrays_and_files(model, tmp_path):
+    song = noise(1, 44100)
+    soundfile.write(tmp_path / "song.wav", song[0], 44100, "FLOAT")
+    wish = package.Wish(two_stems="vocals", offset=0.2, duration=0.5)
+    of_array = package.separate(model, song, 44100, wish)
+    of_file = package.separate(model, tmp_path / "song.wav", wish=wish)
+    assert list(of_array) == ["vocals", "no_vocals"]
+    for name in of_array:
+        np.testing.assert_allclose(of_array[name], of_file[name], atol=1e-6)
+    np.testing.assert_allclose(sum(of_array.values()), song[:, 8820 : 8820 + 22050], atol=1e-6)
+
+
+def test_a_stem_that_is_kept_does_not_keep_the_others(model):
+    stems = package.separate(model, noise(9000))
+    assert all(stem.base is None for stem in stems.values())
+
+
+def test_a_model_in_training_is_refused(model):
+    with pytest.raises(UserError, match=r"model\.eval\(\)"):
+        package.separate(model.train(), noise(9000))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +124,6 @@ def test_a_model_can_be_told_what_to_do_above_its_band(model, tmp_path):
 
 
 def test_names_of_the_package(monkeypatch):
-    assert package.separate is package.separate
+    assert {"load", "separate", "Wish"} <= {*dir(package)}
     with pytest.raises(AttributeError, match="no attribute 'seperate'"):
         package.seperate  # noqa: B018

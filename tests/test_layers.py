@@ -1,6 +1,7 @@
 """The house's walls: which module may import which, and what separation must do without."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ MODEL = {
     "pretrained": {"errors", "model_file", "progress", "separator", "spleeter"},
     "export": {"errors", "model_file", "separator"},
     "separation": {"audio", "encoding", "errors", "progress", "resampling", "separator"},
-    "api": {"audio", "errors", "model_file", "pretrained", "resampling", "separation", "separator"},
+    "api": {"errors", "model_file", "pretrained", "separation", "separator"},
     "scoring": {
         "cache",
         "errors",
@@ -112,6 +113,13 @@ def test_the_table_is_not_stale():
         ours = {name.split(".")[1] for name in imports(path) if name.startswith("stemwise.")}
         used[module(path)] |= ours - {module(path), "__version__"}
     assert used == TABLE
+
+
+def test_the_readme_has_the_same_table():
+    readme = (SRC.parent / "README.md").read_text(encoding="utf-8")
+    for layer, modules in {"entry": ENTRY, "training": TRAINING, "model": MODEL, "ground": GROUND}.items():
+        row = re.search(rf"^\| {layer} \| (.*?) \|", readme, re.M)[1]
+        assert set(re.findall("`(.*?)`", row)) == set(modules)
 
 
 def test_lightning_and_hydra_stay_on_their_floors():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -89,10 +90,10 @@ def test_a_model_file_that_is_none_is_a_wrong_use(stemwise, tmp_path):
     assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("name", ["a/mix.wav", "b/mix.wav", "ok.wav"])
+@pytest.mark.parametrize("name", ["b/mix.wav", "ok.wav"])
 def test_songs_that_would_share_their_stems_are_refused_before_any_work(stemwise, model_path, tmp_path, name):
-    first = {"a/mix.wav": "a/../a/mix.wav", "b/mix.wav": "a/mix.wav", "ok.wav": "ok.flac"}[name]
-    hint = {"a/mix.wav": "Name the song once", "b/mix.wav": "{foldername}", "ok.wav": "-o"}[name]
+    first = {"b/mix.wav": "a/mix.wav", "ok.wav": "ok.flac"}[name]
+    hint = {"b/mix.wav": "{foldername}", "ok.wav": "-o"}[name]
     for path in (tmp_path / "a", tmp_path / "b"):
         path.mkdir()
     for song in (first, name):
@@ -248,14 +249,16 @@ def test_stems_that_are_there_are_kept_unless_asked_otherwise(stemwise, model_pa
     command = ["separate", song, "-m", model_path, "-o", "out"]
     assert stemwise(*command).code == 0
     vocals = tmp_path / "out/song/vocals.wav"
+    whole = (tmp_path / "out/song/accompaniment.wav").read_bytes()
     vocals.write_bytes(b"mine")
     done = stemwise(*command)
     assert (done.code, vocals.read_bytes()) == (0, b"mine")
     assert "song.wav: its stems are there; --overwrite replaces them" in done.output
     (tmp_path / "out/song/accompaniment.wav").unlink()
-    assert stemwise(*command).code == 0  # one is missing, so all are made
-    assert vocals.read_bytes() != b"mine"
-    vocals.write_bytes(b"mine")
+    done = stemwise(*command)
+    assert (done.code, vocals.read_bytes()) == (0, b"mine")
+    assert "song.wav: keeps vocals; --overwrite replaces what is there" in done.output
+    assert (tmp_path / "out/song/accompaniment.wav").read_bytes() == whole
     assert stemwise(*command, "--overwrite").code == 0
     assert vocals.read_bytes() != b"mine"
 
@@ -318,7 +321,7 @@ def test_standard_input_and_output(model_path, tmp_path):
         (["--stems", "piano"], "no stem 'piano'. It has vocals, accompaniment"),
         (["--stems", ","], "name stems, each once"),
         (["--two-stems", "drums"], "no stem 'drums'"),
-        (["--two-stems", "vocals", "--stems", "vocals"], "exclude each other"),
+        (["--two-stems", "vocals", "--stems", "vocals"], "not allowed with argument"),
         (["--offset", "-1"], "--offset -1: not a number of seconds"),
         (["--duration", "0"], "--duration 0: not a number of seconds"),
         (["--bitrate", "fast", "-c", "mp3"], "'fast' is no bit rate"),
@@ -326,6 +329,7 @@ def test_standard_input_and_output(model_path, tmp_path):
         (["--bit-depth", "24", "-c", "mp3"], "mp3 has no bit depth 24"),
         (["--clip", "float", "-c", "flac"], "--clip float: flac of 16 bits ends at full scale"),
         (["--sample-rate", "96000", "-c", "mp3"], "mp3 has no sample rate of 96000"),
+        (["--mwf", "--mwf-window", "5"], "not allowed with argument"),
         (["--mwf-window", "0"], "--mwf-window 0: not a number of seconds"),
         (["--mwf", "--mask-extension", "top"], "--mask-extension: a Wiener filter has no masks"),
         (["-o", "-"], "standard output takes one stem of one song"),
@@ -339,15 +343,21 @@ def test_wishes_that_cannot_be_met_end_before_any_work(stemwise, model_path, tmp
     assert not (tmp_path / "separated").exists()
 
 
-def test_termination_leaves_nothing_half_written(model_path, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)], ids=str
+)
+@pytest.mark.parametrize("clip", separate.CLIPS)
+def test_a_signal_leaves_nothing_half_written(model_path, tmp_path, number, code, clip):
     song = write(tmp_path / "song.wav", rate=44100, seconds=600)
     command = [sys.executable, "-m", "stemwise.cli", "separate", song, "-m", model_path, "-o", tmp_path / "out"]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE)
+    running = subprocess.Popen([*command, "--clip", clip], stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/song/.*.part")):
         time.sleep(0.02)
         assert running.poll() is None
-    running.terminate()
-    assert running.wait(20) == 143
+    running.send_signal(number)
+    said = running.communicate(timeout=20)[1]
+    assert running.returncode == code
+    assert said == ("Interrupted.\n" if number == signal.SIGINT else "Terminated.\n")
     assert stems_of(tmp_path / "out") == []
 
 
@@ -355,3 +365,99 @@ def test_the_choices_are_those_of_the_modules():
     assert separate.CODECS == encoding.CODECS
     assert separate.EXTENSIONS == masks.EXTENSIONS
     assert separate.CLIPS == separation.CLIPS
+
+
+def test_an_excerpt_and_a_wiener_filter_from_the_command_line(stemwise, model_path, tmp_path):
+    song = write(tmp_path / "song.wav", seconds=3)
+    for name, options in {"mask": [], "whole": ["--mwf"], "windows": ["--mwf-window", "0.1"]}.items():
+        command = ["separate", song, "-m", model_path, "-o", name, "-s", "0.5", "-d", "2", "--clip", "float"]
+        assert stemwise(*command, *options).code == 0
+    model = model_file.load(model_path)
+    mixture = audio.read(song, sample_rate=8000, channels=1)[:, 4000:20000]
+    for name, divide in {"mask": None, "whole": model.by_wiener_of(99), "windows": model.by_wiener_of(1)}.items():
+        found = audio.read(tmp_path / f"{name}/song/vocals.wav", sample_rate=8000, channels=1)
+        torch.testing.assert_close(found, model.separate(mixture, divide)[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", separate.PRECISIONS)
+def test_precision_from_the_command_line(stemwise, model_path, tmp_path, precision):
+    song = write(tmp_path / "song.wav")
+    command = ["separate", song, "-m", model_path, "-o", "out", "--precision", precision, "--clip", "float"]
+    assert stemwise(*command).code == 0
+    model = model_file.load(model_path)
+    model.precision = getattr(torch, precision)
+    expected = model.separate(audio.read(song, sample_rate=8000, channels=1))[0]
+    found = audio.read(tmp_path / "out/song/vocals.wav", sample_rate=8000, channels=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_rate_that_the_codec_lacks_is_said(stemwise, model_path, tmp_path):
+    done = stemwise("separate", write(tmp_path / "song.wav", 96000), "-m", model_path, "-o", "out", "-c", "mp3")
+    assert done.code == 0
+    assert "mp3 has no 96000 Hz: the stems have 48000 Hz" in done.output
+
+
+def test_what_can_be_done_is_done(stemwise, model_path, tmp_path):
+    write(tmp_path / "good.wav")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    long = "x" * 300 + ".wav"
+    done = stemwise("separate", "empty", "loop.wav", long, "good.wav", "-m", model_path, "-o", "out")
+    assert done.code == 1
+    assert done.output.count("error: ") == 3
+    assert "Traceback" not in done.output
+    assert stems_of(tmp_path / "out") == ["accompaniment.wav", "vocals.wav"]
+
+
+def test_stems_with_names_that_are_too_long_fail_their_song_only(stemwise, model_path, tmp_path):
+    write(tmp_path / ("y" * 240 + ".wav"))
+    write(tmp_path / "good.wav")
+    pattern = "{filename} - the stem {instrument}.{codec}"
+    done = stemwise("separate", ".", "-m", model_path, "-o", "out", "-f", pattern)
+    assert done.code == 1
+    assert done.output.count("error: ") == 1
+    assert len(stems_of(tmp_path / "out")) == 2
+
+
+def shell(command, tmp_path):
+    environment = os.environ | {"S": f"{sys.executable} -m stemwise.cli"}
+    return subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("> /dev/full", 1, "standard output cannot be written (No space left on device)"),
+        (">&-", 0, "b.wav: 1.7 s in"),
+        ("2>&-", 0, ""),
+        ("| true", 0, "b.wav: 1.7 s in"),
+    ],
+)
+def test_what_becomes_of_standard_output_is_no_crash(model_path, tmp_path, end, code, said):
+    for name in "ab":
+        write(tmp_path / f"{name}.wav")
+    done = shell(f"set -o pipefail; $S separate a.wav b.wav -m {model_path} -o out {end}", tmp_path)
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+    assert done.returncode == code
+    if code == 0:
+        assert len(stems_of(tmp_path / "out")) == 4
+
+
+def test_a_stem_for_a_full_standard_output(model_path, tmp_path):
+    write(tmp_path / "a.wav")
+    done = shell(f"$S separate a.wav -m {model_path} --stems vocals -o - > /dev/full", tmp_path)
+    assert done.returncode == 1
+    assert "standard output cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_song_from_standard_input_is_not_taken_for_the_first(model_path, tmp_path):
+    write(tmp_path / "a.wav")
+    command = f"$S separate - -m {model_path} -o out < a.wav"
+    assert shell(command, tmp_path).returncode == 0
+    again = shell(command, tmp_path)
+    assert again.returncode == 1
+    assert "standard input: vocals, accompaniment are there already" in again.stderr
+    broken = shell(f"head -c 3 a.wav | $S separate - -m {model_path} -o new", tmp_path)
+    assert broken.stderr.startswith("error: standard input: cannot be read as audio")

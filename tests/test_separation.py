@@ -11,7 +11,7 @@ import torch
 from stemwise import audio, encoding, separation
 from stemwise.encoding import Format
 from stemwise.errors import UserError
-from stemwise.separation import Excerpt, Wish
+from stemwise.separation import Excerpt, Song, Wish
 from stemwise.separator import Separator
 
 FLOAT = Format("wav", "float")
@@ -28,7 +28,7 @@ def song(tmp_path):
 
 
 def separated(model: Separator, path, wish: Wish, rate: int) -> torch.Tensor:
-    excerpt = Excerpt.of(path, model, wish, rate)
+    excerpt = Excerpt.of(Song.from_file(path, model.spectrogram.channels), model, wish, rate)
     return torch.cat(list(separation.outputs(model, excerpt, wish)), dim=-1)
 
 
@@ -161,7 +161,7 @@ def test_a_full_disk_in_the_middle_leaves_nothing(small_separator, song, tmp_pat
 
 
 def test_an_offset_past_the_end_says_where_the_end_is(small_separator, song):
-    with pytest.raises(UserError, match=r"ends at 1\.70 s, before the offset of 2 s"):
+    with pytest.raises(UserError, match=r"song\.wav: ends at 1\.700 s, the offset is 2\.000 s"):
         separated(small_separator, song(), Wish(offset=2), 8000)
 
 
@@ -277,3 +277,25 @@ def test_the_place_must_be_writable(small_separator, song):
 
     with pytest.raises(UserError, match=r"/proc/nowhere/a\.wav: cannot be written"):
         separation.separate_file(small_separator, song(), [Path("/proc/nowhere/a.wav"), Path("/proc/nowhere/b.wav")])
+
+
+def test_what_is_there_need_not_be_written(small_separator, song, tmp_path):
+    separation.separate_file(small_separator, song(), [None, tmp_path / "b.wav"], form=FLOAT)
+    assert [path.name for path in tmp_path.glob("?.wav")] == ["b.wav"]
+    torch.testing.assert_close(read(tmp_path / "b.wav"), small_separator.separate(read(song()))[1], rtol=0, atol=1e-6)
+
+
+def test_progress_counts_windows_at_every_rate(small_separator, song, monkeypatch):
+    counted = []
+
+    def track(items, *, what, total):
+        counted.append([what, total, 0])
+        for item in items:
+            counted[-1][2] += 1
+            yield item
+
+    monkeypatch.setattr(separation.progress, "track", track)
+    for rate in (8000, 48000, 11025):
+        separated(small_separator, song(rate=rate), Wish(wiener=0), rate)
+    assert {what for what, _, _ in counted} == {"song.wav", "song.wav, first pass"}
+    assert all(total == done for _, total, done in counted)

@@ -11,9 +11,9 @@ To separate from Python:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stemwise.api import load, separate
+    from stemwise.api import Wish, load, separate
 
-__all__ = ["load", "separate"]
+__all__ = ["Wish", "load", "separate"]
 __version__ = "0.1.0"
 
 
@@ -24,3 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

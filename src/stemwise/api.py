@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import audio, model_file, pretrained, resampling, separation
+from stemwise import model_file, pretrained, separation
 from stemwise.errors import UserError
+from stemwise.separation import Excerpt, Song, Wish
 from stemwise.separator import Separator
 
 Waveform = np.ndarray | Tensor
+
+MOST_CHANNELS = 16  # what has more is (samples, channels)
 
 
 def load(model: str | os.PathLike[str], device: str = "auto", mask_extension: str | None = None) -> Separator:
@@ -33,7 +36,10 @@ def load(model: str | os.PathLike[str], device: str = "auto", mask_extension: st
 
 
 def separate(
-    model: Separator, song: "str | os.PathLike[str] | Waveform", sample_rate: int | None = None
+    model: Separator,
+    song: "str | os.PathLike[str] | Waveform",
+    sample_rate: int | None = None,
+    wish: Wish | None = None,
 ) -> dict[str, np.ndarray]:
     """The stems of a song by name: float32 arrays (C, N), full scale at ±1, C as the model has.
 
@@ -42,43 +48,43 @@ def separate(
     own rate, or `sample_rate` if it is given. The stems are as long as the song. Mono is doubled for a stereo
     model, and of more than two channels the first two are kept.
 
+    `wish` asks for an excerpt, some of the stems, the rest of the mixture or a Wiener filter: see `separation.Wish`,
+    whose `sample_rate` and `clip` are for files and of no meaning here.
+
     All stems are in memory at the end; `stemwise separate` and `separation.separate_file` stream them to files.
-    Raises `UserError` for a file that cannot be decoded and a waveform of another shape or with NaN in it.
+    Raises `UserError` for a file that cannot be decoded, a waveform of another shape or with NaN in it, and a model
+    that is being trained.
     """
+    if model.training:
+        raise UserError("the model is in training mode, in which dropout is random. Call model.eval() first.")
+    if sample_rate is not None and (type(sample_rate) is not int or sample_rate < 1):
+        raise UserError(f"sample_rate={sample_rate!r} is not a whole number of Hz above zero.")
+    wish, channels = wish or Wish(), model.spectrogram.channels
     if isinstance(song, str | os.PathLike):
-        path = Path(song)
-        rate = sample_rate or audio.probe(path).sample_rate
-        excerpt = separation.Excerpt.of(path, model, separation.Wish(), rate)
-        stems = torch.cat(list(separation.outputs(model, excerpt, separation.Wish())), dim=-1)
+        found = Song.from_file(Path(song), channels)
     else:
-        rate = sample_rate or model.spectrogram.sample_rate
-        stems = _of_waveform(model, _checked(song, model.spectrogram.channels), rate)
-    return {name: stem.numpy() for name, stem in zip(model.stems, stems, strict=True)}
+        found = Song.from_waveform(_checked(song), sample_rate or model.spectrogram.sample_rate, channels)
+    excerpt = Excerpt.of(found, model, wish, sample_rate or found.sample_rate)
+    stems = torch.cat(list(separation.outputs(model, excerpt, wish)), dim=-1)
+    # Copies, so that whoever keeps one stem does not keep all.
+    return {name: stem.numpy().copy() for name, stem in zip(wish.names(model), stems, strict=True)}
 
 
-def _of_waveform(model: Separator, waveform: Tensor, rate: int) -> Tensor:
-    own = model.spectrogram.sample_rate
-    stems = (piece.cpu() for piece in model.stream(_resampled(waveform, rate, own)))
-    flat = torch.cat([piece.flatten(0, 1) for piece in stems], dim=-1)
-    back = torch.cat(list(_resampled(flat, own, rate)), dim=-1)[:, : waveform.shape[-1]]
-    return back.unflatten(0, (len(model.stems), -1))
-
-
-def _resampled(waveform: Tensor, old: int, new: int) -> "list[Tensor]":
-    return [waveform] if old == new else list(resampling.resample(iter([waveform]), old, new))
-
-
-def _checked(waveform: Waveform, channels: int) -> Tensor:
+def _checked(waveform: Waveform) -> Tensor:
     """The waveform as a float32 tensor (C, N) on the CPU."""
-    tensor = torch.as_tensor(waveform).detach().cpu()
-    if not tensor.is_floating_point():
-        raise UserError(f"expected a waveform in floating point, got {tensor.dtype}. Divide it by its full scale.")
-    if tensor.ndim == 1:
-        tensor = tensor.unsqueeze(0)
-    if tensor.ndim != 2 or not tensor.numel():
-        raise UserError(f"expected a waveform (channels, samples), got the shape {tuple(tensor.shape)}.")
-    if tensor.shape[0] > 32:
-        raise UserError(f"expected (channels, samples), got {tuple(tensor.shape)}. Transpose it: waveform.T.")
-    if not tensor.isfinite().all():
+    if isinstance(waveform, Tensor):
+        waveform = waveform.detach().cpu().float().numpy() if waveform.is_floating_point() else waveform.cpu().numpy()
+    array = np.asarray(waveform)
+    if array.dtype.kind != "f":
+        raise UserError(f"expected a waveform in floating point, got {array.dtype}. Divide it by its full scale.")
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or not array.size:
+        raise UserError(f"expected a waveform (channels, samples), got the shape {array.shape}.")
+    if array.shape[0] > MOST_CHANNELS:
+        raise UserError(f"expected (channels, samples), got {array.shape}. Transpose it: waveform.T.")
+    with np.errstate(over="ignore"):  # what overflows is infinite, and said to be so
+        copied = np.array(array, dtype=np.float32)
+    if not np.isfinite(copied).all():
         raise UserError("the waveform has NaN or infinite samples. Repair it first.")
-    return audio.mixed(tensor.float(), channels)
+    return torch.from_numpy(copied)

@@ -37,10 +37,11 @@ class Info:
 def probe(path: Path, stream: int | None = None) -> Info:
     """Length, rate and channels of a file, or of its audio stream number `stream` (from 0; None: the first).
 
-    The length is what `read` gives, whatever the header says. It is found without decoding the whole
-    file, except in containers without a sample-exact clock (Matroska, ASF, raw AAC and the like).
+    The length is what `read` gives, whatever the header says: in M4A with AAC the last packet is whole, up to 1023
+    samples more than the header counts. It is found without decoding the whole file, except in containers without
+    a sample-exact clock (Matroska, ASF, raw AAC and the like) and in Ogg Opus.
 
-    Raises `UserError` for a file that is missing, a folder, unreadable, damaged, cut off, empty, or without
+    Raises `UserError` for a file that is missing, a folder, a pipe, unreadable, damaged, cut off, empty, or without
     audio or such a stream. An MP3 that was cut off is merely shorter: nothing in it says how long it was.
     """
     source = decoding.source(path, stream)
@@ -64,7 +65,7 @@ def stream(
     channel: int | None = None,
     start: int = 0,
     frames: int | None = None,
-    block: int = 1 << 19,
+    block: int = 1 << 17,
 ) -> Iterator[Tensor]:
     """Yields a file in blocks (channels, block), the last one shorter; memory does not grow with the file.
 
@@ -172,7 +173,7 @@ def tags(path: Path) -> dict[str, str]:
     try:
         with av.open(f"file:{path}", metadata_errors="surrogateescape") as container:
             found = [stream.metadata for stream in container.streams.audio[:1]] + [container.metadata]
-    except (av.FFmpegError, OSError):
+    except (av.FFmpegError, OSError, ValueError):  # ValueError: a NUL in the name
         return {}
     pairs = {name.lower(): value for tags in found for name, value in tags.items()}
     return {name: value for name, value in pairs.items() if not _ESCAPED.search(name + value)}

@@ -4,7 +4,9 @@ Song names with brackets, commas or quotes are no Hydra values, so what takes fi
 """
 
 import argparse
+import errno
 import logging
+import os
 import signal
 import sys
 
@@ -28,23 +30,57 @@ commands:
 def main() -> int:
     """Entry point of the console script.
 
-    Returns the exit code: 0 done, 1 some songs failed, 2 wrong use, 130 interrupted, 143 terminated.
+    Returns the exit code: 0 done, 1 some songs failed, 2 wrong use, 130 interrupted, 143 terminated, 129 hung up.
     """
-    arguments = sys.argv[1:]
+    _prepare_streams()
     try:
-        if arguments and arguments[0] in HYDRA_COMMANDS:
-            return _hydra(arguments[0])
-        options = _parser().parse_args(arguments)
-        # As an exception, so that what is half written is cleaned up.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        return int(options.run(options))
+        code = _run(sys.argv[1:])
+        sys.stdout.flush()  # while an error can still be told
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        return _output_lost(error)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments and arguments[0] in HYDRA_COMMANDS:
+        return _hydra(arguments[0])
+    options = _parser().parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _end)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return int(options.run(options))
+
+
+def _prepare_streams() -> None:
+    """Makes printing safe: a stream may be closed, and a song's name may be no UTF-8."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _end(number: int, _: object) -> None:
+    # As an exception, so that what is half written is cleaned up.
+    print("Terminated.", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def _output_lost(error: OSError) -> int:
+    """Ends a command whose standard output takes no more: quietly if its reader has left, as others do."""
+    if not isinstance(error, BrokenPipeError):
+        print(f"error: standard output cannot be written ({error.strerror}).", file=sys.stderr)
+    # Python would complain once more while it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 1
 
 
 def _hydra(command: str) -> int:

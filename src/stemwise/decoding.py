@@ -9,6 +9,7 @@ off, damaged or not finite raises `UserError`.
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,15 +50,10 @@ _FULL_SCALE = {torch.uint8: 1 << 7, torch.int16: 1 << 15, torch.int32: 1 << 31}
 def source(path: Path, stream: int | None = None) -> "Libsndfile | Ffmpeg":
     """Who decodes audio stream `stream` (from 0; None: the first) of `path`.
 
-    Raises `UserError` if the file is missing, is a folder, holds no audio that can be read or no such stream,
-    or if its header shows that it was cut off.
+    Raises `UserError` if the file is missing, cannot be opened, is a folder, a pipe or a device, holds no audio
+    that can be read or no such stream, or if its header shows that it was cut off.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, an audio file is needed. Name a file in it.")
-    if not path.exists():
-        raise UserError(f"{path}: no such file. Check the path, or remove it from the list.")
-    if not path.stat().st_size:
-        raise UserError(f"{path}: empty, 0 bytes. Export it again, or remove it.")
+    _check_file(path)
     found = Libsndfile.open(path)
     if found is None:
         return Ffmpeg.open(path, stream or 0)
@@ -66,9 +62,24 @@ def source(path: Path, stream: int | None = None) -> "Libsndfile | Ffmpeg":
     return found
 
 
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        raise UserError(f"{path}: no such file. Check the path, or remove it from the list.") from None
+    except OSError as error:
+        raise _unopened(path, error) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: is a folder, an audio file is needed. Name a file in it.")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: is a pipe or a device, a file is needed. Pipe the song in, and name it `-`.")
+    if not status.st_size:
+        raise UserError(f"{path}: empty, 0 bytes. Export it again, or remove it.")
+
+
 @dataclass(frozen=True)
 class Libsndfile:
-    """WAV, AIFF, CAF, FLAC, Ogg Vorbis and Opus."""
+    """WAV, AIFF, CAF, FLAC and Ogg Vorbis."""
 
     path: Path
     sample_rate: int
@@ -85,14 +96,18 @@ class Libsndfile:
                     return None
             # As bytes: soundfile refuses names that are not UTF-8.
             with soundfile.SoundFile(os.fsencode(path)) as file:
-                if file.subtype.startswith("MPEG") or not 0 < file.frames < _UNKNOWN_FRAMES:
+                # libsndfile 1.2.2 ends in the middle of Opus files whose pages are a little early or late, as they
+                # are where FFmpeg coded a Vorbis file.
+                if file.subtype == "OPUS" or file.subtype.startswith("MPEG"):
+                    return None
+                if not 0 < file.frames < _UNKNOWN_FRAMES:
                     return None
                 _check_sizes(path, file.extra_info, file.samplerate)
                 if file.format == "OGG":
                     _check_last_page(path)
                 return cls(path, file.samplerate, file.channels, file.frames, file.subtype)
         except OSError as error:
-            raise UserError(f"{path}: cannot be opened ({error.strerror}). Check who may read it.") from None
+            raise _unopened(path, error) from None
         except soundfile.LibsndfileError:
             return None
 
@@ -129,8 +144,6 @@ class Libsndfile:
 
     def _landing(self, start: int) -> int:
         """The sample to jump to, from which decoding on to `start` is exact."""
-        if self.subtype == "OPUS":
-            return 0  # its state never quite settles: 6e-4 off after a second, at 8 kbit/s
         if self.subtype == "VORBIS":
             # libsndfile 1.2.2 lands beside the mark in the last page, of at most 255 packets of 4096 samples.
             return min(start, max(0, self.frames - 255 * 4096))
@@ -142,7 +155,8 @@ class Ffmpeg:
     """One audio stream of an MP3, an MP4 (also `.stem.mp4`, M4A), or of any other container FFmpeg reads.
 
     Positions come from time stamps in MP4 and MP3, whose clocks are finer than a sample and can be sought in.
-    Other containers (Matroska counts milliseconds) are decoded from their beginning.
+    Other containers (Matroska counts milliseconds) are decoded from their beginning. So is Ogg Opus, whose decoder
+    never quite settles: a second after a jump it is 6e-4 off, at 8 kbit/s. Opus is always at 48 kHz (RFC 7845, 5.1).
 
     An AAC decoder makes up noise (perceptual noise substitution) from a random state that seeking does not
     reset, so what a sample is would depend on where decoding began. Therefore MP4 is decoded in segments, cut
@@ -169,8 +183,10 @@ class Ffmpeg:
                     raise UserError(f"{path}: has no audio. Name a file with sound.")
                 if stream >= len(streams):
                     raise _no_stream(path, stream, len(streams))
+                if container.format.name == "ogg":
+                    _check_last_page(path)
                 return cls._describe(path, stream, container.format.name, streams[stream])
-        except av.FFmpegError as error:
+        except (av.FFmpegError, OSError) as error:
             raise UserError(
                 f"{path}: cannot be read as audio ({error.strerror}). "
                 "It is cut off, damaged, or no audio file: export it again."
@@ -187,6 +203,8 @@ class Ffmpeg:
         frames = int((stream.duration or 0) * scale) if mp4 else 0
         sought = mp4 or (fine and container == "mp3")
         origin = stream.start_time or 0
+        if container == "ogg" and codec.name == "opus":  # where its last page ends; with the encoder's delay, 7 ms
+            frames = max(0, (stream.duration or 0) - origin)
         return cls(
             path,
             number,
@@ -367,6 +385,10 @@ def _finite(block: Tensor, path: Path, position: int, sample_rate: int) -> Tenso
         return block
     seconds = (position + int(bad.to(torch.uint8).argmax())) / sample_rate
     raise UserError(f"{path}: NaN or infinite samples at {seconds:.2f} s. Export the file again.")
+
+
+def _unopened(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be opened ({error.strerror}). Check the path, and who may read it.")
 
 
 def _no_stream(path: Path, stream: int, count: int) -> UserError:

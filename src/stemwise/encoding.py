@@ -14,8 +14,9 @@ A `Writer` takes a file block by block, in memory that does not grow. What it wr
             writer.publish()
 
 Blocks are float32 tensors (C, n), full scale at ±1. The file has as many samples as were written, and does not
-depend on how they were cut into blocks (Ogg Vorbis: but for its random serial number). Whatever is wrong with
-the target or the settings raises `UserError`.
+depend on how they were cut into blocks (Ogg Vorbis: but for its random serial number). An M4A says how many these
+are, in its edit list; `audio.read` gives AAC's last packet whole, and so up to 1023 samples more. Whatever is wrong
+with the target or the settings raises `UserError`.
 """
 
 import errno
@@ -26,13 +27,13 @@ import re
 import secrets
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Protocol, cast
+from typing import BinaryIO, ClassVar, Protocol, cast
 
 import av
 import soundfile
@@ -150,6 +151,8 @@ class Format:
         if self.bitrate is not None and not codec.bitrate:
             lossy = ", ".join(name for name in CODECS if _CODECS[name].bitrate)
             raise UserError(f"{self.codec} is lossless and has no bitrate. Leave it out, or choose one of {lossy}.")
+        if self.bitrate is not None and self.bitrate not in (bitrates := _all_bitrates(self.codec)):
+            raise UserError(f"{self.codec} has no bitrate of {self.bitrate / 1000:g}k. {_choices(bitrates, 1000, 'k')}")
 
     def check(self, sample_rate: int, channels: int) -> None:
         """Raises `UserError` if no file of this format can have that rate, those channels, and the bit rate then."""
@@ -177,10 +180,10 @@ class Writer:
     The samples go to a hidden file beside `path`, whose folders are made. `publish` gives it its name; what stood
     there before is replaced in one step. A writer that is left, as a context, without `publish` leaves nothing.
 
-    `overs` is one of `OVERS` and says what becomes of samples past full scale. `clamp` cuts them off, and `clipped`
-    counts them. `keep` hands them to the encoder, in the lossy codecs. 16 and 24 bits have no room for them: they
-    are cut off and counted with either, after rounding to the nearest step of 2**(1 - bits). Float WAV has them with
-    either. `frames` counts what was written, per channel.
+    `overs` is one of `OVERS` and says what becomes of samples past full scale. With `clamp` they are clamped to it,
+    and `clipped` counts them. With `keep` the lossy codecs get them as they are; 16 and 24 bits, where a sample is
+    rounded to the nearest step of 2**(1 - bits), have no room for them, and still clamp and count. Float WAV keeps
+    them with either. `frames` counts what was written, per channel.
 
     `tags` are those of the song, by FFmpeg's names, as `audio.tags` gives them. Of `TAGS`, the format's own are
     written: WAV has no album_artist, composer and disc, and neither has Ogg Vorbis as libsndfile writes it.
@@ -210,12 +213,12 @@ class Writer:
         self._clamps = self._bits is not None or (overs == "clamp" and format.bit_depth != "float")
         with self._reported():
             _check_target(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._part = _Part(path.with_name(f".{secrets.token_hex(6)}.part"))
+        self._part = _Part(path.with_name(f".{secrets.token_hex(6)}.part"))
         try:
             with self._reported():
-                self._encoder = _encoder(self._part, sample_rate, channels, format, _clean(tags or {}))
-                self._part.check()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._part.open()
+                self._encoder = _encoder(self._part.path, sample_rate, channels, format, _clean(tags or {}))
         except BaseException:
             self._part.discard()
             raise
@@ -246,7 +249,6 @@ class Writer:
             block = _steps(block, self._bits)
         with self._reported():
             self._encoder.write(block, self.frames)
-            self._part.check()
         self.frames += block.shape[1]
 
     def finish(self) -> None:
@@ -284,53 +286,31 @@ class Writer:
 
 
 class _Part:
-    """The hidden file, as the libraries see it.
+    """The hidden file, which the libraries open and write by themselves.
 
-    Both lose the reason of a failed write (and an interrupt that falls into one), and go on to write a trailer:
-    the first is kept here for `check`, and nothing is written after it.
+    Given a Python file they would call Python from C, where an exception raised by a handler of signals is printed
+    and dropped, with what was to be written. So a signal waits until they return.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.closed = False
-        self._file: BinaryIO = path.open("xb")
-        self._error: BaseException | None = None
+        self._file: BinaryIO | None = None
 
-    def write(self, data: bytes) -> int:
-        self._try(self._file.write, data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._try(self._file.seek, offset, whence)
-
-    def tell(self) -> int:
-        return self._try(self._file.tell)
-
-    def check(self) -> None:
-        """Raises what a write has met."""
-        if self._error:
-            raise self._error
+    def open(self) -> None:
+        self._file = self.path.open("xb")
 
     def close(self) -> None:
-        self._try(self._file.flush)
-        self._try(os.fsync, self._file.fileno())
-        self._try(self._file.close)
-        self.check()
+        """Waits until the file is on the disk."""
+        if self._file:
+            os.fsync(self._file.fileno())
+            self._file.close()
         self.closed = True
 
     def discard(self) -> None:
-        self._error = self._error or OSError("discarded")
-        with suppress(OSError):  # the end of what did not fit; the file goes anyway
+        if self._file:
             self._file.close()
-        self.path.unlink(missing_ok=True)
-
-    def _try(self, operation: Callable[..., Any], *arguments: Any) -> Any:
-        if not self._error:
-            try:
-                return operation(*arguments)
-            except BaseException as error:
-                self._error = error
-        return 0
+            self.path.unlink(missing_ok=True)
 
 
 class _Encoder(Protocol):
@@ -340,7 +320,7 @@ class _Encoder(Protocol):
 
 
 class _Ffmpeg:
-    def __init__(self, file: _Part, rate: int, channels: int, format: Format, tags: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, rate: int, channels: int, format: Format, tags: Mapping[str, str]) -> None:
         codec = _CODECS[format.codec]
         name, self._samples = codec.encoders[format.bit_depth or next(iter(codec.encoders))]
         # Bit-exact: no versions of FFmpeg in the file, no random serial number.
@@ -350,7 +330,7 @@ class _Ffmpeg:
         self._rate = rate
         self._layout = f"{channels}c"
         self._packets = self._end = 0
-        self._container = av.open(file, "w", format=codec.muxer, container_options=options)
+        self._container = av.open(f"file:{path}", "w", format=codec.muxer, container_options=options)
         self._container.metadata.update(tags)
         self._stream = cast(
             AudioStream,
@@ -411,29 +391,68 @@ class _Vorbis:
     # sounds begin by what it has got so far.
     _BLOCK = 4096
 
-    def __init__(self, file: _Part, rate: int, channels: int, format: Format, tags: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, rate: int, channels: int, format: Format, tags: Mapping[str, str]) -> None:
         level = 1 - _vorbis_quality(_bitrate(format, rate, channels), rate, channels)
-        self._file = soundfile.SoundFile(file, "w", rate, channels, "VORBIS", format="OGG", compression_level=level)
+        self._path = path
+        # As bytes: soundfile refuses names that are not UTF-8.
+        with self._reasoned():
+            self._file = soundfile.SoundFile(
+                os.fsencode(path), "w", rate, channels, "VORBIS", format="OGG", compression_level=level
+            )
         for name in self._TAGS.keys() & tags.keys():
             setattr(self._file, self._TAGS[name], tags[name])
         self._rest = torch.empty(channels, 0)
+        self._end = 0
 
     def write(self, block: Tensor, position: int) -> None:
         *whole, self._rest = torch.cat([self._rest, block], 1).split(self._BLOCK, 1)
-        for part in whole:
-            self._file.write(part.T.contiguous().numpy())
+        with self._reasoned():
+            for part in whole:
+                self._file.write(part.T.contiguous().numpy())
+        self._end = position + block.shape[1]
 
     def close(self) -> None:
-        self._file.write(self._rest.T.contiguous().numpy())
-        self._file.close()
+        with self._reasoned():
+            self._file.write(self._rest.T.contiguous().numpy())
+            self._file.close()
+        if _ogg_end(self._path) != self._end:  # libsndfile says nothing of what it cannot write as it closes
+            raise self._reason()
 
     def discard(self) -> None:
-        self._file.close()
+        with suppress(soundfile.LibsndfileError):  # the end of what did not fit; the file goes anyway
+            self._file.close()
+
+    @contextmanager
+    def _reasoned(self) -> Iterator[None]:
+        try:
+            yield
+        except (soundfile.LibsndfileError, AssertionError):  # soundfile asserts that all samples were taken
+            raise self._reason() from None
+
+    def _reason(self) -> OSError:
+        """Why the file does not grow: libsndfile loses the reason, so another byte is tried."""
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                file.write(b"\0")
+        except OSError as error:
+            return error
+        return OSError("not all of it was written")
 
 
-def _encoder(file: _Part, rate: int, channels: int, format: Format, tags: Mapping[str, str]) -> _Encoder:
+def _ogg_end(path: Path) -> int | None:
+    """The samples that an Ogg file's last page counts (RFC 3533, 6); None if that is not whole, or not the last."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        page = file.read()
+    page = page[page.rfind(b"OggS\0") :]
+    if len(page) < 27 or not page[5] & 4 or len(page) != 27 + page[26] + sum(page[27 : 27 + page[26]]):
+        return None
+    return int(struct.unpack_from("<q", page, 6)[0])
+
+
+def _encoder(path: Path, rate: int, channels: int, format: Format, tags: Mapping[str, str]) -> _Encoder:
     encoder = _Vorbis if format.codec == "ogg" else _Ffmpeg
-    return encoder(file, rate, channels, format, tags)
+    return encoder(path, rate, channels, format, tags)
 
 
 def _known(codec: str) -> _Codec:
@@ -481,6 +500,14 @@ def _bitrates(codec: str, rate: int, channels: int) -> Sequence[int]:
     return range(6000, 256_000 * channels + 1)  # as libopus has it
 
 
+def _all_bitrates(codec: str) -> Sequence[int]:
+    """What a codec can do at some rate and with some channels, in bit/s, ascending."""
+    rates, channels = _CODECS[codec].rates, _CODECS[codec].channels
+    if codec == "mp3":
+        return sorted({1000 * value for listed in _MP3_BITRATES.values() for value in listed})
+    return range(_bitrates(codec, rates[0], 1)[0], _bitrates(codec, rates[-1], channels)[-1] + 1)
+
+
 def _bitrate(format: Format, rate: int, channels: int) -> int:
     if format.bitrate:
         return format.bitrate
@@ -512,5 +539,5 @@ def _vorbis_bitrate(quality: float, rate: int, channels: int) -> int:
 
 def _choices(values: Sequence[int], unit: int, suffix: str = "") -> str:
     if isinstance(values, range):
-        return f"Choose from {values[0] / unit:g}{suffix} to {values[-1] / unit:g}{suffix}."
-    return f"Choose one of {', '.join(f'{value / unit:g}{suffix}' for value in values)}."
+        return f"Choose from {values[0] / unit:.10g}{suffix} to {values[-1] / unit:.10g}{suffix}."
+    return f"Choose one of {', '.join(f'{value / unit:.10g}{suffix}' for value in values)}."

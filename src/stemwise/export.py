@@ -49,7 +49,7 @@ def onnx(model: Separator, path: Path) -> float:
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"ONNX export needs {' and '.join(missing)}: pip install 'stemwise[export]'")
+        raise UserError(f"ONNX export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     size = 4 * sum(value.numel() for value in model.state_dict().values())
     if size > LARGEST_ONNX:
         raise UserError(

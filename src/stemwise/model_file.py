@@ -69,8 +69,10 @@ def load(path: Path, device: str | torch.device = "cpu") -> Separator:
 def read(path: Path, device: str | torch.device = "cpu") -> tuple[Separator, dict[str, Any]]:
     """Like `load`, and also the facts that were stored with it (step, score…)."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also of a name that is too long
         raise UserError(f"{path}: no such model file. Give the model.safetensors of a run.")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: cannot be read (permission denied). Ask its owner, or copy it.")
     if path.suffix == ".ckpt":
         description, weights = _read_checkpoint(path)
     else:

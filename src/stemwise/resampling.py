@@ -11,6 +11,9 @@ _WIDTH = 6
 _ROLLOFF = 0.99
 _LARGEST_FILTERS = 1 << 21
 
+# Input values, over all channels, that are filtered at a time: torchaudio makes several copies of what comes out.
+_PIECE = 1 << 17
+
 
 def resample(blocks: Iterator[Tensor], old: int, new: int) -> Iterator[Tensor]:
     """Resamples blocks (C, n), cut anywhere, from `old` to `new` Hz: ceil(n · new / old) samples in all.
@@ -22,7 +25,7 @@ def resample(blocks: Iterator[Tensor], old: int, new: int) -> Iterator[Tensor]:
     old, new = old // math.gcd(old, new), new // math.gcd(old, new)
     margin = _reach(old, new)
     held, past = None, 0
-    for block in blocks:
+    for block in _pieces(blocks):
         held = block if held is None else torch.cat((held, block), 1)
         ready = (held.shape[1] - past - margin) // old * old
         if ready <= 0:
@@ -33,6 +36,11 @@ def resample(blocks: Iterator[Tensor], old: int, new: int) -> Iterator[Tensor]:
         held, past = held[:, past + ready - kept :], kept
     if held is not None:
         yield _whole(held, old, new)[:, past // old * new :]
+
+
+def _pieces(blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    for block in blocks:
+        yield from block.split(max(1, _PIECE // len(block)), 1)
 
 
 def position(start: int, old: int, new: int) -> tuple[int, int]:

@@ -9,8 +9,8 @@ import functools
 import math
 import operator
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -69,23 +69,64 @@ class Wish:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a song: its length in seconds, samples that were clamped, the gain that rescaling took."""
+    """What became of a song.
+
+    Its length in seconds, its sample rate and that of the stems, how many samples were clamped to full scale, and the
+    gain by which all stems were rescaled.
+    """
 
     seconds: float
+    song_rate: int
+    sample_rate: int
     clamped: int
     gain: float
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """A part of a file that can be read as often as needed, at any sample rate.
+class Song:
+    """A mixture of known length that can be read from anywhere, at any rate, as often as needed.
 
-    It begins `begin` samples into the file, counted at the rate `grid`, which divides all rates that are asked
+    `read(rate, start, frames)` yields blocks (C, n) with the channels that the model takes.
+    """
+
+    name: str
+    frames: int
+    sample_rate: int
+    read: Callable[[int, int, int], Iterator[Tensor]]
+
+    @classmethod
+    def from_file(cls, path: Path, channels: int) -> "Song":
+        """Raises `UserError` for what `audio.probe` finds wrong with a file."""
+        info = audio.probe(path)
+
+        def read(rate: int, start: int, frames: int) -> Iterator[Tensor]:
+            return audio.stream(path, sample_rate=rate, channels=channels, start=start, frames=frames)
+
+        return cls(path.name, info.frames, info.sample_rate, read)
+
+    @classmethod
+    def from_waveform(cls, waveform: Tensor, sample_rate: int, channels: int) -> "Song":
+        """A song that is in memory, (C, N)."""
+        mixed = audio.mixed(waveform, channels)
+
+        def read(rate: int, start: int, frames: int) -> Iterator[Tensor]:
+            blocks = iter([mixed])
+            if rate != sample_rate:
+                blocks = resampling.resample(blocks, sample_rate, rate)
+            return _cut(blocks, start, frames)
+
+        return cls("waveform", waveform.shape[-1], sample_rate, read)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The part of a song that is wanted, at the sample rate of the stems.
+
+    It begins `begin` samples into the song, counted at the rate `grid`, which divides all rates that are asked
     for, so that it begins at one moment at every rate. `frames` samples at `sample_rate` follow the first `skip`.
     """
 
-    path: Path
-    channels: int
+    song: Song
     begin: int
     grid: int
     skip: int
@@ -93,18 +134,18 @@ class Excerpt:
     sample_rate: int
 
     @classmethod
-    def of(cls, path: Path, model: Separator, wish: Wish, sample_rate: int) -> "Excerpt":
-        info = audio.probe(path)
-        total = audio.length(info, sample_rate)
+    def of(cls, song: Song, model: Separator, wish: Wish, sample_rate: int) -> "Excerpt":
+        total = -(-song.frames * sample_rate // song.sample_rate)
         start = round(wish.offset * sample_rate)
         if start >= total:
-            raise UserError(f"{path}: ends at {info.seconds:.2f} s, before the offset of {wish.offset:g} s.")
+            seconds = song.frames / song.sample_rate
+            raise UserError(f"{song.name}: ends at {seconds:.3f} s, the offset is {wish.offset:.3f} s. Lower it.")
         left = total - start
         frames = left if wish.duration is None else min(left, max(1, round(wish.duration * sample_rate)))
         grid = math.gcd(model.spectrogram.sample_rate, sample_rate)
         begin = start * grid // sample_rate
         skip = start - begin * sample_rate // grid
-        return cls(path, model.spectrogram.channels, begin, grid, skip, frames, sample_rate)
+        return cls(song, begin, grid, skip, frames, sample_rate)
 
     def length(self, rate: int) -> int:
         """Samples at `rate` from `begin` to the end of the excerpt."""
@@ -112,40 +153,47 @@ class Excerpt:
 
     def blocks(self, rate: int) -> Iterator[Tensor]:
         """The mixture (C, n) from `begin` to the end of the excerpt."""
-        return audio.stream(
-            self.path,
-            sample_rate=rate,
-            channels=self.channels,
-            start=self.begin * rate // self.grid,
-            frames=self.length(rate),
-        )
+        return self.song.read(rate, self.begin * rate // self.grid, self.length(rate))
 
 
 def separate_file(
-    model: Separator, path: Path, targets: Sequence[Path], *, wish: Wish | None = None, form: Format | None = None
+    model: Separator,
+    path: Path,
+    targets: Sequence[Path | None],
+    *,
+    wish: Wish | None = None,
+    form: Format | None = None,
 ) -> Done:
-    """Separates one song into `targets`, a file for each of `wish.names(model)`.
+    """Separates one song into `targets`, a file for each of `wish.names(model)`; None is not written.
 
-    The stems have the song's length, sample rate and tags, and the model's channel count. They appear together
-    when all are complete; if anything fails none does.
+    The stems have the song's length and tags, and the model's channel count; its sample rate too, unless
+    `wish.sample_rate` is another or the codec does not have it (`encoding.sample_rate`). They appear together when
+    all are complete; if anything fails none does.
     """
     wish, form = wish or Wish(), form or Format()
-    rate = encoding.sample_rate(form.codec, wish.sample_rate or audio.probe(path).sample_rate)
-    excerpt = Excerpt.of(path, model, wish, rate)
-    levels = _Levels()
+    channels = model.spectrogram.channels
+    song = Song.from_file(path, channels)
+    rate = encoding.sample_rate(form.codec, wish.sample_rate or song.sample_rate)
+    excerpt = Excerpt.of(song, model, wish, rate)
     tags = audio.tags(path)
+    places = [target for target in targets if target is not None]
+    chosen = [number for number, target in enumerate(targets) if target is not None]
+    overs = "keep" if wish.clip == "float" else "clamp"
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(encoding.Writer(target, rate, excerpt.channels, form, tags)) for target in targets
+            stack.enter_context(encoding.Writer(place, rate, channels, form, tags, overs=overs)) for place in places
         ]
-        for piece in _levelled(outputs(model, excerpt, wish), wish.clip, levels, targets[0].parent):
-            for writer, part in zip(writers, piece, strict=True):
+        pieces = outputs(model, excerpt, wish)
+        spool = stack.enter_context(_Spool(places[0].parent)) if wish.clip == "rescale" else None
+        for piece in spool.rescaled(pieces) if spool else pieces:
+            for writer, part in zip(writers, piece[chosen], strict=True):
                 writer.write(part)
         for writer in writers:
             writer.finish()
         for writer in writers:
             writer.publish()
-    return Done(excerpt.frames / rate, levels.clamped, levels.gain)
+    clamped = sum(writer.clipped for writer in writers)
+    return Done(excerpt.frames / rate, song.sample_rate, rate, clamped, spool.gain if spool else 1.0)
 
 
 def outputs(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
@@ -154,19 +202,21 @@ def outputs(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
     What needs the whole song first (`wish.wiener` of 0) is computed before this returns.
     """
     divide = _wiener(model, excerpt, wish.wiener)
-    return _shown(_outputs(model, excerpt, wish, divide), model, excerpt, excerpt.path.name)
-
-
-def _outputs(model: Separator, excerpt: Excerpt, wish: Wish, divide: Divide | None) -> Iterator[Tensor]:
     rate = model.spectrogram.sample_rate
-    stems = (piece.cpu() for piece in model.stream(excerpt.blocks(rate), divide))
+    stems = _shown(model.stream(excerpt.blocks(rate), divide), model, excerpt, excerpt.song.name)
+    return _outputs(model, (piece.cpu() for piece in stems), excerpt, wish)
+
+
+def _outputs(model: Separator, stems: Iterator[Tensor], excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
+    """From all stems at the model's rate to the outputs at the excerpt's."""
+    rate, channels = model.spectrogram.sample_rate, model.spectrogram.channels
     asked = [model.stems.index(stem) for stem in wish.names(model) if stem in model.stems]
     # The residual needs every stem, whatever is asked for.
-    summed = ((piece[asked], piece.sum(0)) for piece in stems)
-    flat: Iterator[Tensor] = (torch.cat([piece.flatten(0, 1), total]) for piece, total in summed)
+    summed = ((piece[asked], piece.sum(0, keepdim=True)) for piece in stems)
+    flat: Iterator[Tensor] = (torch.cat(pair).flatten(0, 1) for pair in summed)
     if rate != excerpt.sample_rate:
         flat = resampling.resample(flat, rate, excerpt.sample_rate)
-    pieces = _cut((piece.unflatten(0, (-1, excerpt.channels)) for piece in flat), excerpt.skip, excerpt.frames)
+    pieces = _cut((piece.unflatten(0, (-1, channels)) for piece in flat), excerpt.skip, excerpt.frames)
     mixture = _cut(excerpt.blocks(excerpt.sample_rate), excerpt.skip, excerpt.frames)
     yield from _with_rests(pieces, mixture, wish)
 
@@ -190,7 +240,7 @@ def _wiener(model: Separator, excerpt: Excerpt, windows: int | None) -> Divide |
     if windows:
         return model.by_wiener_of(windows)
     parts = model.statistics(excerpt.blocks(model.spectrogram.sample_rate))
-    shown = _shown(parts, model, excerpt, f"{excerpt.path.name}, first pass")
+    shown = _shown(parts, model, excerpt, f"{excerpt.song.name}, first pass")
     return model.by_wiener(functools.reduce(operator.add, shown))
 
 
@@ -200,40 +250,46 @@ def _shown(items: Iterator[T], model: Separator, excerpt: Excerpt, what: str) ->
     return progress.track(items, what=what, total=windows)
 
 
-@dataclass
-class _Levels:
-    clamped: int = 0
-    gain: float = 1.0
+class _Spool:
+    """Pieces on the disk, 4 bytes a sample, where they wait until the peak of all of them is known."""
 
+    def __init__(self, folder: Path) -> None:
+        self.gain = 1.0
+        self._folder = folder
+        with self._reported():
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
 
-def _levelled(pieces: Iterator[Tensor], clip: str, levels: _Levels, folder: Path) -> Iterator[Tensor]:
-    """The pieces with no sample past full scale, or as they are if `clip` is `float`."""
-    if clip == "rescale":
-        yield from _rescaled(pieces, levels, folder)
-        return
-    for piece in pieces:
-        if clip == "clamp" and (over := int((piece.abs() > 1).sum())):
-            levels.clamped += over
-            piece = piece.clamp(-1, 1)
-        yield piece
+    def __enter__(self) -> "_Spool":
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # the end of what did not fit; the file goes anyway
+            self._file.close()
 
-def _rescaled(pieces: Iterator[Tensor], levels: _Levels, folder: Path) -> Iterator[Tensor]:
-    # The peak is known at the end, so the pieces wait on the disk where the stems will be: 4 bytes a sample.
-    peak, shapes = 1.0, []
-    try:
-        with tempfile.TemporaryFile(dir=folder) as spool:
-            for piece in pieces:
-                peak = max(peak, float(piece.abs().max()))
-                shapes.append(piece.shape)
-                spool.write(piece.contiguous().numpy().data)
-            levels.gain = 1 / peak
-            spool.seek(0)
-            for shape in shapes:
-                read = np.frombuffer(spool.read(4 * math.prod(shape)), dtype=np.float32)
-                yield torch.from_numpy(read.reshape(shape) * np.float32(levels.gain))
-    except OSError as error:
-        raise UserError(f"{folder}: --clip rescale needs room there while it works ({error.strerror}).") from None
+    def rescaled(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The pieces, all lowered alike so that no sample is past full scale."""
+        shapes, peak = [], 1.0
+        for piece in pieces:
+            peak = max(peak, float(piece.abs().max()))
+            shapes.append(piece.shape)
+            with self._reported():
+                self._file.write(piece.contiguous().numpy().data)
+        self.gain = 1 / peak
+        with self._reported():
+            self._file.seek(0)
+        for shape in shapes:
+            with self._reported():
+                read = np.frombuffer(self._file.read(4 * math.prod(shape)), dtype=np.float32)
+            yield torch.from_numpy(read.reshape(shape) * np.float32(self.gain))
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._folder}: --clip rescale needs room there while it works ({error.strerror}). Make some."
+            ) from None
 
 
 def _cut(pieces: Iterator[Tensor], skip: int, frames: int) -> Iterator[Tensor]:

@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stemwise import naming
-from stemwise.errors import UserError
+from stemwise.errors import UserError, raise_all
 
 if TYPE_CHECKING:
     from stemwise.encoding import Format
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 CODECS = ("wav", "flac", "mp3", "ogg", "m4a", "opus")  # encoding.CODECS, without the second it takes to import
 CLIPS = ("clamp", "rescale", "float")  # separation.CLIPS
 EXTENSIONS = ("zeros", "average", "top")  # masks.EXTENSIONS
+LONGEST_WINDOW = 600  # seconds
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 EPILOG = """examples:
@@ -58,8 +60,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _add_choice(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--stems", metavar="A,B", help="only these stems")
-    group.add_argument("--two-stems", metavar="STEM", help="this stem, and as no_STEM the rest of the mixture")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--stems", metavar="A,B", help="only these stems")
+    either.add_argument("--two-stems", metavar="STEM", help="this stem, and as no_STEM the rest of the mixture")
     group.add_argument("--residual", action="store_true", help="also what no stem claims, as residual")
     group.add_argument("-s", "--offset", type=float, default=0.0, metavar="S", help="begin at this second")
     group.add_argument("-d", "--duration", type=float, metavar="S", help="take this many seconds (default: all)")
@@ -69,7 +72,9 @@ def _add_form(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("-c", "--codec", default="wav", choices=CODECS, help=f"{', '.join(CODECS)} (default: wav)")
     group.add_argument("-b", "--bitrate", metavar="RATE", help="of a lossy codec: 128k, 320k…")
     group.add_argument("--bit-depth", metavar="BITS", help="of wav and flac: 16, 24, or float in wav (default: 16)")
-    group.add_argument("--sample-rate", type=int, metavar="HZ", help="default: the song's")
+    group.add_argument(
+        "--sample-rate", type=int, metavar="HZ", help="default: the song's, or the nearest that the codec has"
+    )
     group.add_argument(
         "--clip",
         choices=CLIPS,
@@ -93,15 +98,24 @@ def _add_place(group: "argparse._ArgumentGroup") -> None:
         metavar="PATTERN",
         help="below DIR; fields: filename, instrument, foldername, codec (default: %(default)s)",
     )
-    group.add_argument("--overwrite", action="store_true", help="replace stems that exist; without it they are kept")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace stems that exist; without it only those that are missing are made",
+    )
 
 
 def _add_work(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
         "--mwf", action="store_true", help="multichannel Wiener filtering (Spleeter's), in two passes over the song"
     )
-    group.add_argument(
-        "--mwf-window", type=float, metavar="S", help="the same in one pass, over windows of about S seconds"
+    either.add_argument(
+        "--mwf-window",
+        type=float,
+        metavar="S",
+        help=f"the same in one pass, over windows of about S seconds, at most {LONGEST_WINDOW}; a minute of 4 stems "
+        "takes 0.2 GB of memory",
     )
     group.add_argument(
         "--mask-extension",
@@ -113,21 +127,36 @@ def _add_work(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--precision", default="float32", choices=PRECISIONS, help="of the networks (default: float32)")
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is done to every song."""
+
+    model: "Separator"
+    wish: "Wish"
+    form: "Format"
+    overwrite: bool
+    lists: bool  # whether the names of the stems go to standard output
+
+
 def run(options: argparse.Namespace) -> int:
-    """Separates what `options` name; returns 0, or 1 if any file failed."""
-    # Song names are bytes; one that is no UTF-8 must not end the run when it is printed.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    to_stdout = options.output == naming.STREAM
+    """Separates what `options` name; returns 0, or 1 if any song failed."""
     form, wish = _form(options), _wish(options)
-    files = naming.songs(options.files, Path(options.output))
+    found = naming.songs(options.files, Path(options.output))
+    if not found.songs:
+        raise_all(found.problems, heading="no songs")
     model = _model(options)
-    wish = _windowed(wish, options.mwf_window, model)
+    wish = _completed(wish, options, model)
+    if options.sample_rate is not None:
+        form.check(options.sample_rate, model.spectrogram.channels)
     names = wish.names(model)
-    with _output(options, files, names, to_stdout) as folder:
-        places = naming.plan(files, folder, names, options.filename_format, options.codec)
+    to_stdout = options.output == naming.STREAM
+    with _output(options.output, found.songs, names) as folder:
+        places = naming.plan(found.songs, folder, names, options.filename_format, options.codec)
         _make(folder)
-        failed = _all(model, files, places, wish, form, options)
+        for problem in found.problems:
+            _say(f"error: {problem}")
+        job = Job(model, wish, form, options.overwrite, lists=not to_stdout)
+        failed = _all(job, found.songs, places) + len(found.problems)
         if to_stdout and not failed:
             _send(places[0][0])
     return 1 if failed else 0
@@ -143,8 +172,6 @@ def _form(options: argparse.Namespace) -> "Format":
     form = encoding.Format(options.codec, depth, bitrate)
     if options.clip == "float" and (options.codec == "flac" or depth in ("16", "24")):
         raise UserError(f"--clip float: {options.codec} of {depth or 16} bits ends at full scale. Use --codec wav.")
-    if options.sample_rate is not None:
-        form.check(options.sample_rate, 2)
     return form
 
 
@@ -154,30 +181,32 @@ def _wish(options: argparse.Namespace) -> "Wish":
     stems = None if options.stems is None else tuple(name.strip() for name in options.stems.split(",") if name.strip())
     if stems is not None and (not stems or len({*stems}) < len(stems)):
         raise UserError(f"--stems {options.stems!r}: name stems, each once: --stems vocals,drums.")
-    if stems is not None and options.two_stems is not None:
-        raise UserError("--stems and --two-stems exclude each other.")
     if not 0 <= options.offset < float("inf"):
         raise UserError(f"--offset {options.offset:g}: not a number of seconds from 0 on.")
     if options.duration is not None and not 0 < options.duration < float("inf"):
         raise UserError(f"--duration {options.duration:g}: not a number of seconds above 0.")
     if options.mask_extension is not None and (options.mwf or options.mwf_window is not None):
         raise UserError("--mask-extension: a Wiener filter has no masks, and nothing above the band. Leave one out.")
-    clip = options.clip or ("float" if options.bit_depth == "float" else "clamp")
     return Wish(
-        stems, options.two_stems, options.residual, options.offset, options.duration, options.sample_rate,
-        0 if options.mwf else None, clip,
-    )  # fmt: skip
+        stems=stems,
+        two_stems=options.two_stems,
+        residual=options.residual,
+        offset=options.offset,
+        duration=options.duration,
+        sample_rate=options.sample_rate,
+        clip=options.clip or ("float" if options.bit_depth == "float" else "clamp"),
+    )
 
 
-def _windowed(wish: "Wish", seconds: float | None, model: "Separator") -> "Wish":
-    """The wish with Wiener filtering over as many of the model's windows as make up `seconds`, at least one."""
-    if seconds is None:
-        return wish
-    if not 0 < seconds <= 3600:
-        raise UserError(f"--mwf-window {seconds:g}: not a number of seconds in (0, 3600].")
+def _completed(wish: "Wish", options: argparse.Namespace, model: "Separator") -> "Wish":
+    """The wish with its Wiener filter, whose windows the model knows: as many as make up the seconds, at least one."""
+    if options.mwf_window is None:
+        return dataclasses.replace(wish, wiener=0 if options.mwf else None)
+    if not 0 < options.mwf_window <= LONGEST_WINDOW:
+        raise UserError(f"--mwf-window {options.mwf_window:g}: not a number of seconds in (0, {LONGEST_WINDOW}].")
     settings = model.spectrogram
-    window = settings.frames * settings.hop / settings.sample_rate
-    return dataclasses.replace(wish, wiener=max(1, round(seconds / window)))
+    seconds = settings.frames * settings.hop / settings.sample_rate
+    return dataclasses.replace(wish, wiener=max(1, round(options.mwf_window / seconds)))
 
 
 def _model(options: argparse.Namespace) -> "Separator":
@@ -194,16 +223,14 @@ def _model(options: argparse.Namespace) -> "Separator":
 
 
 @contextmanager
-def _output(
-    options: argparse.Namespace, files: Sequence[Path], names: Sequence[str], to_stdout: bool
-) -> Iterator[Path]:
+def _output(output: str, songs: Sequence[Path], names: Sequence[str]) -> Iterator[Path]:
     """The folder to write to: the user's, or for standard output one that passes."""
-    if not to_stdout:
-        yield Path(options.output)
+    if output != naming.STREAM:
+        yield Path(output)
         return
-    if len(files) > 1 or len(names) > 1:
+    if len(songs) > 1 or len(names) > 1:
         raise UserError(
-            f"-o -: standard output takes one stem of one song, not {len(names)} of {len(files)} "
+            f"-o -: standard output takes one stem of one song, not {len(names)} of {len(songs)} "
             f"({', '.join(names)}). Choose one with --stems."
         )
     with tempfile.TemporaryDirectory(prefix="stemwise-") as folder:
@@ -218,44 +245,44 @@ def _make(folder: Path) -> None:
         raise UserError(f"-o {folder}: cannot be written ({error.strerror}). Choose another folder.") from None
 
 
-def _all(
-    model: "Separator",
-    files: Sequence[Path],
-    places: Sequence[Sequence[Path]],
-    wish: "Wish",
-    form: "Format",
-    options: argparse.Namespace,
-) -> int:
+def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]]) -> int:
     """Separates song after song, says what became of each, and returns how many failed."""
     failed = kept = 0
     seconds, start = 0.0, time.monotonic()
-    for path, targets in zip(files, places, strict=True):
-        if not options.overwrite and all(target.exists() for target in targets):
-            _say(f"{_name(path)}: its stems are there; --overwrite replaces them")
-            kept += 1
-            continue
+    for path, targets in zip(songs, places, strict=True):
+        wanted = [None if not job.overwrite and os.path.exists(target) else target for target in targets]
         try:
-            seconds += _one(model, path, targets, wish, form)
+            if not any(wanted) and path != naming.STDIN:
+                _say(f"{_name(path)}: its stems are there; --overwrite replaces them")
+                kept += 1
+                continue
+            seconds += _one(job, path, wanted)
         except UserError as error:
             _say(f"error: {error}")
             failed += 1
             continue
-        if options.output != naming.STREAM:
-            print("\n".join(_plain(str(target)) for target in targets), flush=True)
-    if len(files) > 1:
-        _say(_summary(len(files), failed, kept, seconds, time.monotonic() - start))
+        if job.lists:
+            _list([target for target in wanted if target is not None])
+    if len(songs) > 1:
+        _say(_summary(len(songs), failed, kept, seconds, time.monotonic() - start))
     return failed
 
 
-def _one(model: "Separator", path: Path, targets: Sequence[Path], wish: "Wish", form: "Format") -> float:
+def _one(job: Job, path: Path, targets: Sequence[Path | None]) -> float:
     """Separates one song, says how it went, and returns its length in seconds."""
     from stemwise import separation
 
+    if there := [name for name, target in zip(job.wish.names(job.model), targets, strict=True) if target is None]:
+        if path == naming.STDIN:  # whose songs are all called alike
+            raise UserError(f"standard input: {', '.join(there)} are there already. Choose -o, or --overwrite.")
+        _say(f"{_name(path)}: keeps {', '.join(there)}; --overwrite replaces what is there")
     start = time.monotonic()
     with _seekable(path) as song:
-        done = separation.separate_file(model, song, targets, wish=wish, form=form)
+        done = separation.separate_file(job.model, song, targets, wish=job.wish, form=job.form)
     took = time.monotonic() - start
     _say(f"{_name(path)}: {done.seconds:.1f} s in {took:.1f} s, {done.seconds / took:.0f} x real time")
+    if done.sample_rate != (job.wish.sample_rate or done.song_rate):
+        _say(f"  {job.form.codec} has no {done.song_rate} Hz: the stems have {done.sample_rate} Hz")
     if done.clamped:
         count = "1 sample" if done.clamped == 1 else f"{done.clamped} samples"
         _say(f"  {count} past full scale were clipped; --clip rescale would lower all stems instead")
@@ -265,7 +292,7 @@ def _one(model: "Separator", path: Path, targets: Sequence[Path], wish: "Wish", 
 
 
 def _name(path: Path) -> str:
-    return "standard input" if str(path) == naming.STREAM else path.name
+    return "standard input" if path == naming.STDIN else path.name
 
 
 def _summary(songs: int, failed: int, kept: int, seconds: float, took: float) -> str:
@@ -282,7 +309,7 @@ def _clock(seconds: float) -> str:
 @contextmanager
 def _seekable(path: Path) -> Iterator[Path]:
     """The song as a file that can be read twice and from anywhere: standard input is put on the disk first."""
-    if str(path) != naming.STREAM:
+    if path != naming.STDIN:
         yield path
         return
     if sys.stdin is None or sys.stdin.isatty():
@@ -294,18 +321,33 @@ def _seekable(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         except OSError as error:
             raise UserError(f"-: {folder} cannot hold the song ({error.strerror}). Set TMPDIR elsewhere.") from None
-        yield song
+        try:
+            yield song
+        except UserError as error:
+            raise UserError(str(error).replace(str(song), "standard input")) from None
 
 
 def _send(path: Path) -> None:
-    """Copies a finished file to standard output."""
-    with path.open("rb") as file:
-        try:
+    """Copies a finished file to standard output. Whoever reads the other end may have enough before the end."""
+    try:
+        with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # Whoever read the other end has enough. Python would complain once more while it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+
+
+def _list(targets: Sequence[Path]) -> None:
+    """Names the stems on standard output, for the next program. That nobody reads them is no reason to stop."""
+    try:
+        print("\n".join(_plain(str(target)) for target in targets), flush=True)
+    except BrokenPipeError:
+        _close_stdout()
+
+
+def _close_stdout() -> None:
+    # Python would complain once more about a closed pipe while it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:
