@@ -1,6 +1,8 @@
 """Files and waveforms: every route into a file gives the same samples; no fault in one passes unnoticed."""
 
+import errno
 import math
+import os
 import struct
 import subprocess
 from pathlib import Path
@@ -105,6 +107,68 @@ def test_a_read_from_start_is_the_slice_of_the_whole(name: str, folder: Path, mo
         part = whole(path, sample_rate=info.sample_rate, start=start, frames=30_000)
         assert torch.equal(part, song[:, start : start + 30_000]), start
     assert whole(path, sample_rate=info.sample_rate, start=info.frames + 5).shape == (2, 0)
+
+
+@pytest.fixture(scope="session")
+def half_a_minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ogg Opus as FFmpeg codes it, 25 s of a tone and noise."""
+    path = tmp_path_factory.mktemp("opus") / "song.opus"
+    song = 0.1 * torch.randn(2, 25 * 48000, generator=torch.Generator().manual_seed(0)) + tone(440, 48000, 25).float()
+    soundfile.write(path.with_suffix(".wav"), song.T.numpy(), 48000)
+    ffmpeg("-i", path.with_suffix(".wav"), path)
+    return path
+
+
+def ogg_pages(data: bytes) -> list[bytearray]:
+    return [bytearray(b"OggS\0" + page) for page in data.split(b"OggS\0")[1:]]
+
+
+def checksum(page: bytearray) -> int:
+    """RFC 3533, 6: the polynomial 0x04c11db7, not reflected, over the page with zeros in the checksum's place."""
+    value = 0
+    for byte in (*page[:22], 0, 0, 0, 0, *page[26:]):
+        value ^= byte << 24
+        for _ in range(8):
+            value = value << 1 ^ (0x104C11DB7 if value & 1 << 31 else 0)
+    return value
+
+
+def test_opus_with_a_page_that_comes_late(half_a_minute: Path, tmp_path: Path) -> None:
+    """As FFmpeg writes it from a Vorbis file whose time stamps jump. libsndfile 1.2.2 stops there."""
+    pages = ogg_pages(half_a_minute.read_bytes())
+    page = pages[8]
+    struct.pack_into("<q", page, 6, struct.unpack_from("<q", page, 6)[0] + 488)
+    struct.pack_into("<I", page, 22, checksum(page))
+    path = tmp_path / "late.opus"
+    path.write_bytes(b"".join(pages))
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.read(path)
+    assert audio.probe(path) == audio.probe(half_a_minute) == audio.Info(25 * 48000, 48000, 2)
+    song = whole(path, sample_rate=48000)
+    assert torch.equal(song, whole(half_a_minute, sample_rate=48000))
+    for start in (5, 340_000, 25 * 48000 - 100):
+        assert torch.equal(whole(path, sample_rate=48000, start=start, frames=900), song[:, start : start + 900])
+
+
+def test_opus_equals_libsndfile(half_a_minute: Path) -> None:
+    theirs, _ = soundfile.read(half_a_minute, dtype="float32")
+    assert (whole(half_a_minute, sample_rate=48000) - torch.from_numpy(theirs.T)).abs().max() < 1e-5
+
+
+def test_chained_opus_is_read_to_its_end(half_a_minute: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.opus").write_bytes(half_a_minute.read_bytes() + (folder / "song.opus").read_bytes())
+    frames = [audio.probe(path).frames for path in (half_a_minute, folder / "song.opus", tmp_path / "two.opus")]
+    assert frames[0] + frames[1] == frames[2]
+
+
+def test_opus_that_begins_late_or_lacks_a_part(half_a_minute: Path, tmp_path: Path) -> None:
+    pages = ogg_pages(half_a_minute.read_bytes())
+    (tmp_path / "radio.opus").write_bytes(b"".join(pages[:2] + pages[12:]))
+    assert audio.probe(tmp_path / "radio.opus").frames == 15 * 48000
+    (tmp_path / "hole.opus").write_bytes(b"".join(pages[:8] + pages[10:]))
+    for find in (audio.probe, whole):
+        with pytest.raises(UserError, match=r"cut off, its header says 25\.01 s, 2[23]\.\d\d s are there"):
+            find(tmp_path / "hole.opus")
 
 
 @pytest.mark.parametrize("name", ["song.ogg", "song.mp3", "song.m4a", "lossless.m4a", "song.webm"])
@@ -240,6 +304,17 @@ def test_a_tone_keeps_its_frequency_and_level(old: int, new: int, tmp_path: Path
     assert (found - tone(1000, new, 2))[middle].abs().max() < 2e-3
 
 
+@pytest.mark.parametrize(("old", "new"), [(44100, 192_000), (192_000, 44100)])
+def test_memory_for_resampling_does_not_grow_with_the_block(old: int, new: int) -> None:
+    block = torch.rand(10, 1 << 19, generator=torch.Generator().manual_seed(1)) - 0.5  # 21 MB
+    process = psutil.Process()
+    before = after = process.memory_info().rss
+    for piece in resampling.resample(iter([block]), old, new):
+        assert piece.nbytes < 8e6
+        after = max(after, process.memory_info().rss)
+    assert after - before < 60e6
+
+
 def test_a_tone_above_the_new_band_vanishes(tmp_path: Path) -> None:
     audio.write(tmp_path / "tone.wav", tone(12000, 44100, 2)[None], 44100, bit_depth="float")
     assert whole(tmp_path / "tone.wav", sample_rate=16000, channels=1)[0, 1600:-1600].abs().max() < 2e-3
@@ -278,6 +353,37 @@ def test_no_such_file_folder_or_audio(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as error:
             audio.probe(tmp_path / name)
         assert str(error.value).startswith(f"{tmp_path / name}: ")
+
+
+def test_pipes_and_devices_are_not_read_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path / "pipe.wav", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(UserError, match=rf"{path}: is a pipe or a device, a file is needed. Pipe the song in"):
+            audio.probe(path)
+
+
+def test_paths_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "text").touch()
+    audio.write(tmp_path / "locked.wav", torch.zeros(2, 10), RATE)
+    for name, message in {
+        "n" * 300: r"cannot be opened \(File name too long\)",
+        "loop.wav": r"cannot be opened \(Too many levels of symbolic links\)",
+        "text/a.wav": "no such file",
+        "nul\0.wav": "no such file",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            audio.probe(tmp_path / name)
+        assert audio.tags(tmp_path / name) == {}
+
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for operation in ("open", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, operation, locked)
+            with pytest.raises(UserError, match=r"locked.wav: cannot be opened \(Permission denied\)"):
+                audio.probe(tmp_path / "locked.wav")
 
 
 @pytest.mark.parametrize(("name", "streams"), [("song.wav", "1 audio stream"), ("two.mp4", "2 audio streams")])

@@ -149,13 +149,13 @@ def test_floats_keep_what_is_past_full_scale_and_lossy_codecs_if_told_to(
     with Writer(tmp_path / "a", rate, 2, format, overs=overs) as writer:
         writer.write(loud)
         writer.publish()
-    loudness = read(tmp_path / "a", rate)[:, rate // 4 : rate // 2].square().mean().sqrt()
+    peak = float(read(tmp_path / "a", rate)[:, rate // 4 : rate // 2].abs().max())
     if overs == "keep" or format.codec == "wav":
         assert writer.clipped == 0
-        assert loudness == pytest.approx(loud.square().mean().sqrt(), rel=0.02)
+        assert 1.4 < peak < 1.6
     else:
         assert writer.clipped == int((loud.abs() > 1).sum())
-        assert loudness == pytest.approx(loud.clamp(-1, 1).square().mean().sqrt(), rel=0.02)
+        assert 0.9 < peak < 1.3
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -428,14 +428,17 @@ def test_a_disk_with_room_for_nearly_all(codec: str, missing: int, tmp_path: Pat
     assert left(tmp_path) == ["a", "b"]
 
 
+def write_long(writer: Writer) -> None:
+    for _ in range(30):  # FFmpeg holds back 256 KiB
+        writer.write(noise(50_000))
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_disk_that_is_full_for_a_while(codec: str, tmp_path: Path, file_size_limit: int) -> None:
     """The hole in the middle is noticed as it comes about: nothing at the file's end tells of it."""
-    with Writer(tmp_path / "a", RATES[codec], 2, Format(codec)) as writer:
-        with pytest.raises(UserError, match=r"File too large"):
-            for part in noise(400_000).split(20_000, 1):
-                writer.write(part)
-        assert writer.frames < 400_000
+    writer = Writer(tmp_path / "a", RATES[codec], 2, Format(codec))
+    with writer, pytest.raises(UserError, match="File too large"):
+        write_long(writer)
     assert left(tmp_path) == []
 
 
@@ -463,14 +466,17 @@ def stop_after() -> Iterator[Callable[[float], list[int]]]:
     signal.signal(signal.SIGALRM, handler)
 
 
+def write_until(fired: list[int], writer: Writer, part: torch.Tensor) -> None:
+    while not fired:
+        writer.write(part)
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_signal_is_not_lost(codec: str, tmp_path: Path, stop_after: Callable[[float], list[int]]) -> None:
     part = noise(4096)
     for number in range(60):
         with Writer(tmp_path / "a", RATES[codec], 2, Format(codec)) as writer, pytest.raises(Stop):
-            fired = stop_after(0.001 + 0.0001 * number)
-            while not fired:
-                writer.write(part)
+            write_until(stop_after(0.001 + 0.0001 * number), writer, part)
     assert left(tmp_path) == []
 
 

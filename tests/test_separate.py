@@ -328,6 +328,8 @@ def test_standard_input_and_output(model_path, tmp_path):
         (["--bitrate", "128k"], "wav is lossless"),
         (["--bit-depth", "24", "-c", "mp3"], "mp3 has no bit depth 24"),
         (["--clip", "float", "-c", "flac"], "--clip float: flac of 16 bits ends at full scale"),
+        (["--clip", "clamp", "--bit-depth", "float"], "--clip clamp: floating point keeps"),
+        (["-c", "mp3", "-b", "9999k"], "9999k"),
         (["--sample-rate", "96000", "-c", "mp3"], "mp3 has no sample rate of 96000"),
         (["--mwf", "--mwf-window", "5"], "not allowed with argument"),
         (["--mwf-window", "0"], "--mwf-window 0: not a number of seconds"),

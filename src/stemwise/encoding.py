@@ -26,14 +26,16 @@ import os
 import re
 import secrets
 import struct
+import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Protocol, cast
+from queue import SimpleQueue
+from typing import Any, BinaryIO, ClassVar, Protocol, cast
 
 import av
 import soundfile
@@ -214,12 +216,15 @@ class Writer:
         with self._reported():
             _check_target(path)
         self._part = _Part(path.with_name(f".{secrets.token_hex(6)}.part"))
+        self._worker = _Worker()
         try:
             with self._reported():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._part.open()
-                self._encoder = _encoder(self._part.path, sample_rate, channels, format, _clean(tags or {}))
+                settings = (self._part.path, sample_rate, channels, format, _clean(tags or {}))
+                self._encoder = self._worker.do(_encoder, *settings)
         except BaseException:
+            self._worker.end()
             self._part.discard()
             raise
 
@@ -248,7 +253,7 @@ class Writer:
         if self._bits:
             block = _steps(block, self._bits)
         with self._reported():
-            self._encoder.write(block, self.frames)
+            self._worker.do(self._encoder.write, block, self.frames)
         self.frames += block.shape[1]
 
     def finish(self) -> None:
@@ -258,7 +263,8 @@ class Writer:
                 f"{self.path}: not written, there are 0 samples to write. Check the offset and the duration."
             )
         with self._reported():
-            self._encoder.close()
+            self._worker.do(self._encoder.close)
+            self._worker.end()
             self._part.close()
 
     def publish(self) -> None:
@@ -272,8 +278,7 @@ class Writer:
         """Removes what was written; does nothing after `publish`."""
         ended = self._part.closed
         self._part.discard()
-        if not ended:
-            self._encoder.discard()
+        self._worker.end(None if ended else self._encoder.discard)
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -286,11 +291,7 @@ class Writer:
 
 
 class _Part:
-    """The hidden file, which the libraries open and write by themselves.
-
-    Given a Python file they would call Python from C, where an exception raised by a handler of signals is printed
-    and dropped, with what was to be written. So a signal waits until they return.
-    """
+    """The hidden file, which the libraries open and write by themselves: of a Python file they lose the errors."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -311,6 +312,49 @@ class _Part:
         if self._file:
             self._file.close()
             self.path.unlink(missing_ok=True)
+
+
+_Call = tuple[Callable[[], Any], "SimpleQueue[tuple[Any, BaseException | None]]"]
+
+
+class _Worker:
+    """A thread that calls the libraries, one call at a time, while the caller waits.
+
+    Handlers of signals run in the main thread only. There PyAV and soundfile would now and then drop what they raise
+    (a KeyboardInterrupt): both run a little Python inside of C. `SimpleQueue` is all C, and lets a handler raise
+    while it waits; `concurrent.futures` is not, and can then be left locked.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._thread = threading.Thread(target=_serve, args=(self._calls,), daemon=True)
+        self._thread.start()
+
+    def do(self, operation: Callable[..., Any], *arguments: Any) -> Any:
+        # A queue for each call: an answer that nobody waited for is not taken for the next one's.
+        answer: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._calls.put((partial(operation, *arguments), answer))
+        result, error = answer.get()
+        if error:
+            raise error
+        return result
+
+    def end(self, last: Callable[[], Any] | None = None) -> None:
+        """Lets the thread finish what it does, then `last`; does nothing once it has ended."""
+        if last:
+            self._calls.put((last, SimpleQueue()))
+        self._calls.put(None)
+        self._thread.join()
+
+
+def _serve(calls: "SimpleQueue[_Call | None]") -> None:
+    while call := calls.get():
+        operation, answer = call
+        try:
+            answer.put((operation(), None))
+        except BaseException as error:
+            answer.put((None, error))
+        del call, operation  # with the block that they hold
 
 
 class _Encoder(Protocol):

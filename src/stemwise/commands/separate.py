@@ -170,6 +170,8 @@ def _form(options: argparse.Namespace) -> "Format":
     if options.clip == "float" and options.codec == "wav" and depth is None:
         depth = "float"
     form = encoding.Format(options.codec, depth, bitrate)
+    if options.clip == "clamp" and depth == "float":
+        raise UserError("--clip clamp: floating point keeps what is past full scale. Leave one out, or rescale.")
     if options.clip == "float" and (options.codec == "flac" or depth in ("16", "24")):
         raise UserError(f"--clip float: {options.codec} of {depth or 16} bits ends at full scale. Use --codec wav.")
     return form
