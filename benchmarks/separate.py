@@ -6,6 +6,7 @@ all its processes together, looked at every 50 ms: a page that several of them s
 """
 
 import argparse
+import itertools
 import shlex
 import shutil
 import statistics
@@ -65,8 +66,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         work = Path(folder)
         programs = _programs(installed, work, shlex.split(options.options))
-        _time(programs, [min(VERSE, *options.seconds)], 1, work)  # so that no run is the first to read the files
-        found = _time(programs, options.seconds, options.repeats, work)
+        _time(programs, min(VERSE, *options.seconds), 1, work)  # so that no run is the first to read the files
+        pairs = zip(
+            options.seconds, itertools.chain(options.repeats, itertools.repeat(options.repeats[-1])), strict=False
+        )
+        found = [row for seconds, repeats in pairs for row in _time(programs, seconds, repeats, work)]
     _report(found, environment.versions(installed), options)
     return 0
 
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     environment.add_option(parser)
     parser.add_argument("--seconds", nargs="+", type=float, default=[240.0, 7200.0], help="lengths (default: 240 7200)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each command (default: 3)")
+    parser.add_argument("--repeats", nargs="+", type=int, default=[3, 1], help="runs at each length (default: 3 1)")
     parser.add_argument("--options", default="", help="more options for `stemwise separate`, in one argument")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where songs and stems go: 7 GB for two hours")
     return parser
@@ -101,22 +105,19 @@ def _verse() -> np.ndarray:
     return sum(demo.compose(golden.SEED, seconds=VERSE, sample_rate=RATE).values()).T.astype(np.float32)
 
 
-def _time(programs: Programs, lengths: Sequence[float], repeats: int, work: Path) -> list[dict[str, Any]]:
-    """Seconds and bytes of each run, for each length and program."""
-    found = []
-    for seconds in lengths:
-        song = work / f"{seconds:g}.wav"
-        _write_song(song, seconds)
-        commands = programs.of(seconds)
-        runs: dict[str, list[Run]] = {name: [] for name in commands}
-        for number in range(repeats):
-            # The first becomes the last, so that none always follows the other.
-            for name in sorted(commands, reverse=bool(number % 2)):
-                runs[name].append(_measure([*commands[name], "-o", str(work / "out"), str(song)]))
-                shutil.rmtree(work / "out")
-        found += [{"seconds": seconds, "program": name, "runs": some} for name, some in runs.items()]
-        song.unlink()
-    return found
+def _time(programs: Programs, seconds: float, repeats: int, work: Path) -> list[dict[str, Any]]:
+    """Seconds and bytes of each run of each program, on a song of that length."""
+    song = work / f"{seconds:g}.wav"
+    _write_song(song, seconds)
+    commands = programs.of(seconds)
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for number in range(repeats):
+        # The first becomes the last, so that none always follows the other.
+        for name in sorted(commands, reverse=bool(number % 2)):
+            runs[name].append(_measure([*commands[name], "-o", str(work / "out"), str(song)]))
+            shutil.rmtree(work / "out")
+    song.unlink()
+    return [{"seconds": seconds, "program": name, "runs": some} for name, some in runs.items()]
 
 
 def _write_song(path: Path, seconds: float) -> None:
