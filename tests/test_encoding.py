@@ -9,7 +9,7 @@ import signal
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import av
@@ -52,15 +52,17 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
-def file_size_limit() -> Iterator[int]:
-    """No file may grow past this many bytes: it acts as a full disk does."""
+@contextmanager
+def full_at(size: int) -> Iterator[None]:
+    """No file may grow past this many bytes, as on a full disk. Not a fixture: pytest itself may write to a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield 20_000
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 # What is in the file.
@@ -382,10 +384,10 @@ def test_what_is_not_published_is_gone(codec: str, error: type | None, steps: in
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("samples", [3000, 200_000])  # fails at the end, fails in the middle
-def test_a_full_disk(codec: str, samples: int, tmp_path: Path, file_size_limit: int) -> None:
+def test_a_full_disk(codec: str, samples: int, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"before")
-    long = {"comment": "x" * (file_size_limit if samples == 3000 else 1)}
-    with pytest.raises(UserError) as error:
+    long = {"comment": "x" * (20_000 if samples == 3000 else 1)}
+    with full_at(20_000), pytest.raises(UserError) as error:
         write(tmp_path / "a", noise(samples), Format(codec), RATES[codec], 1000, long)
     assert str(error.value) == (
         f"{tmp_path / 'a'}: cannot be written ({os.strerror(errno.EFBIG)}). Choose another folder, or make room."
@@ -412,19 +414,15 @@ def test_a_disk_that_fails_last(codec: str, operation: str, tmp_path: Path, monk
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("missing", [1, 100, 3000])
-def test_a_disk_with_room_for_nearly_all(codec: str, missing: int, tmp_path: Path, file_size_limit: int) -> None:
+def test_a_disk_with_room_for_nearly_all(codec: str, missing: int, tmp_path: Path) -> None:
     """What does not fit is written last, as the libraries close the file."""
-    with pytest.raises(UserError, match="cannot be written"):
-        write(tmp_path / "a", noise(300_000), Format(codec), RATES[codec])
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     write(tmp_path / "b", noise(20_000), Format(codec), RATES[codec])
     size = (tmp_path / "b").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, hard))
-    with pytest.raises(UserError, match=re.escape(f"a: cannot be written ({os.strerror(errno.EFBIG)})")):
+    reason = re.escape(f"a: cannot be written ({os.strerror(errno.EFBIG)})")
+    with full_at(size - missing), pytest.raises(UserError, match=reason):
         write(tmp_path / "a", noise(20_000), Format(codec), RATES[codec])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    write(tmp_path / "a", noise(20_000), Format(codec), RATES[codec])
+    with full_at(size):
+        write(tmp_path / "a", noise(20_000), Format(codec), RATES[codec])
     assert left(tmp_path) == ["a", "b"]
 
 
@@ -434,10 +432,10 @@ def write_long(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_disk_that_is_full_for_a_while(codec: str, tmp_path: Path, file_size_limit: int) -> None:
+def test_a_disk_that_is_full_for_a_while(codec: str, tmp_path: Path) -> None:
     """The hole in the middle is noticed as it comes about: nothing at the file's end tells of it."""
     writer = Writer(tmp_path / "a", RATES[codec], 2, Format(codec))
-    with writer, pytest.raises(UserError, match="File too large"):
+    with writer, full_at(20_000), pytest.raises(UserError, match="File too large"):
         write_long(writer)
     assert left(tmp_path) == []
 
