@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/python -m train experiment=demo hydra.run.dir=runs/demo
 	$(BIN)/stemwise evaluate checkpoint=runs/demo/model.safetensors data=demo output=runs/demo/evaluation
 	$(BIN)/stemwise separate data/demo/test/*/mixture.flac --model runs/demo/model.safetensors -o runs/demo/separated \
-		--filename-format '{foldername}/{instrument}.{codec}'
+		--filename-format '{foldername}/{instrument}.{codec}' --overwrite
 	@echo
 	@echo "Songs:    data/demo            (mixture and stems; test/ was held out)"
 	@echo "Model:    runs/demo/model.safetensors"
