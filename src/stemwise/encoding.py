@@ -96,7 +96,6 @@ _CODECS = {
 }
 
 CODECS = tuple(_CODECS)
-BIT_DEPTHS = ("16", "24", "float")
 OVERS = ("clamp", "keep")
 
 # The tags that are written, by FFmpeg's names. Others describe the song's file, its coding or its loudness
