@@ -111,11 +111,31 @@ def test_the_wiener_filter_leaves_the_rest_out(small_separator):
 def test_lower_precision_is_nearly_the_same(small_separator, precision, least):
     song = torch.randn(1, 4000)
     expected = small_separator.separate(song)
-    small_separator.precision = precision
+    small_separator.lower(precision)
     found = small_separator.separate(song)
     assert found.dtype == torch.float32
     decibels = 10 * torch.log10(expected.square().sum() / (found - expected).square().sum())
     assert least < decibels < 90
+
+
+def test_no_precision_is_lost_where_none_is_lowered(small_separator):
+    song = torch.randn(1, 4000)
+    expected = small_separator.separate(song)
+    small_separator.lower(torch.float32)
+    torch.testing.assert_close(small_separator.separate(song), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 16])
+def test_windows_that_pass_together_do_not_know_of_each_other(small_separator, monkeypatch, count):
+    song = torch.randn(1, 4 * 16 * 64 + 700)  # a last window of few frames, and a last group of one window
+    monkeypatch.setattr(separator, "TOGETHER", {"cpu": 1})
+    alone = list(small_separator.estimates([song]))
+    monkeypatch.setattr(separator, "TOGETHER", {"cpu": count})
+    together = list(small_separator.estimates([song]))
+    assert len(alone) == len(together) > count // 4
+    for (estimates, spectrum), (expected, mixture) in zip(together, alone, strict=True):
+        torch.testing.assert_close(estimates, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(spectrum, mixture, rtol=0, atol=0)
 
 
 def test_threads_may_share_a_model(small_separator):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from stemwise import unet as module
 from stemwise.errors import UserError
-from stemwise.unet import UNet, UNetSettings, _Down, _Up
+from stemwise.unet import UNet, UNetSettings, _Down, _Dropout, _Transposed
 
 TINY = UNetSettings(filters=(3, 4, 5, 6, 7, 8))
 
@@ -29,12 +30,12 @@ def test_down_pads_as_tensorflow():
 
 def test_up_is_the_transpose_of_down():
     """<down(x), y> = <x, up(y)> for the same kernel, whatever x and y: same padding at both ends."""
-    down, up = _Down(2, 3).double(), _Up(3, 2, "relu", 0.0).convolution.double()
+    down, up = _Down(2, 3).double(), _Transposed(3, 2).double()
     torch.nn.init.zeros_(down.bias)
     torch.nn.init.zeros_(up.bias)
     up.weight.data = down.weight.data
     x, y = torch.randn(1, 2, 64, 64).double(), torch.randn(1, 3, 32, 32).double()
-    upped = up(y)[..., :-1, :-1]
+    upped = up(y)
     assert upped.shape == x.shape
     torch.testing.assert_close((down(x) * y).sum(), (x * upped).sum())
 
@@ -63,9 +64,97 @@ def test_the_forward_pass_is_spleeters():
     merged = raw[5]
     for layer in range(6):
         up = unet.decoder[layer]
-        out = up.norm(functional.relu(up.convolution(merged)[..., :-1, :-1]))
+        out = up.norm(functional.relu(up.convolution(merged)))
         merged = torch.cat([raw[4 - layer], out], dim=1) if layer < 5 else out
     torch.testing.assert_close(unet(x), unet.last(merged))
+
+
+@pytest.mark.parametrize("channels", [(3, 2), (1, 4), (module.REARRANGED_UP_TO + 1, 2)])
+def test_a_transposed_convolution_may_be_written_as_a_convolution(channels):
+    """torch's own, of which one row is cropped before (padding) and two after, forwards and backwards."""
+    up = _Transposed(*channels).double()
+    x = torch.randn(2, channels[0], 5, 7, dtype=torch.double, requires_grad=True)
+    plain = functional.conv_transpose2d(x, up.weight, up.bias, stride=2)[..., 1:-2, 1:-2]
+    assert up(x).shape == plain.shape == (2, channels[1], 10, 14)
+    torch.testing.assert_close(up(x), plain)
+    weights = torch.randn_like(plain)
+    inputs = (x, up.weight, up.bias)
+    expected = torch.autograd.grad((plain * weights).sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad((up(x) * weights).sum(), inputs), expected)
+
+
+@pytest.mark.parametrize("channels", [2, 7])
+def test_gradients_do_not_depend_on_how_they_lie_in_memory(channels, monkeypatch):
+    unet = UNet(channels, TINY).double()
+    x = torch.rand(2, channels, 64, 128, dtype=torch.double).contiguous(memory_format=torch.channels_last)
+
+    def gradients():
+        torch.manual_seed(0)  # of dropout
+        return torch.autograd.grad(unet(x).square().sum(), list(unet.parameters()))
+
+    made = gradients()
+    monkeypatch.setattr(module, "_with_dense_gradient", lambda x: x)
+    torch.testing.assert_close(made, gradients())
+
+
+def test_gradients_of_a_concatenation_arrive_dense():
+    seen = []
+
+    class Seen(torch.autograd.Function):
+        @staticmethod
+        def forward(_, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(_, gradient):
+            seen.append(gradient.is_contiguous(memory_format=torch.channels_last))
+            return gradient
+
+    x = torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for dense in (lambda x: x, module._with_dense_gradient):
+        torch.cat([torch.zeros(2, 2, 4, 5), dense(Seen.apply(x))], dim=1).square().sum().backward()
+    assert seen == [False, True]
+    torch.testing.assert_close(x.grad, 4 * x.detach())
+
+
+def test_the_last_layer_computes_in_float32_under_autocast():
+    unet, x = UNet(2, TINY).eval(), torch.rand(1, 2, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = unet(x)
+    assert found.dtype == torch.float32
+    assert 0 < (found - unet(x)).abs().max() < 0.1 * unet(x).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_lowered_network_is_nearly_the_same(dtype):
+    unet, x = UNet(2, TINY).eval(), torch.rand(1, 2, 64, 64)
+    expected = unet(x)
+    unet.lower(dtype)
+    assert unet.encoder[0].weight.dtype == unet.decoder[0].convolution.weight.dtype == dtype
+    assert unet(x).dtype == unet.last.weight.dtype == torch.float32
+    assert 0 < (unet(x) - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("p", [0.5, 0.1, 0.9])
+def test_dropout_leaves_out_a_share_and_scales_the_rest(p):
+    layer = _Dropout(p).train()
+    x = torch.ones(4, 16, 64, 33).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.manual_seed(1)
+    out = layer(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    lost = out == 0
+    assert lost.float().mean() == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / x.numel()))
+    # Each of the four pieces of a random number is as likely to be above the threshold as the others.
+    in_memory = lost.permute(0, 2, 3, 1).flatten().float()
+    for piece in range(4):
+        assert in_memory[piece::4].mean() == pytest.approx(p, abs=10 * math.sqrt(p * (1 - p) / x.numel()))
+    torch.testing.assert_close(out[~lost], torch.full_like(out[~lost], 1 / (1 - p)), rtol=2**-13, atol=0)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    torch.testing.assert_close(gradient, out.detach())
+    torch.manual_seed(1)
+    assert torch.equal(layer(x), out)
+    assert not torch.equal(layer(x), out)
+    assert torch.equal(layer.eval()(x), x)
 
 
 def test_dropout_is_on_the_first_three_decoder_layers():

@@ -25,6 +25,8 @@ from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNet, UNetSettings
 
 OUTPUTS = ("sigmoid", "softmax")
+# Windows that pass the networks together: a GPU wants work, and on the CPU two share what rearranging kernels costs.
+TOGETHER = {"cpu": 2, "cuda": 16}
 
 # What a window gives: estimates (S, C, t, F), and the mixture's complex spectrum (C, t, n_fft/2 + 1).
 Estimated = tuple[Tensor, Tensor]
@@ -72,7 +74,6 @@ class Separator(nn.Module):
         self.unet = unet
         self.mask = mask
         self.output = output
-        self.precision = torch.float32  # of the networks when separating; everything else is float32
         self.unets = nn.ModuleList(UNet(spectrogram.channels, unet) for _ in self.stems)
 
     @property
@@ -130,14 +131,22 @@ class Separator(nn.Module):
         """Estimated magnitudes (S, C, t, F) of a mixture (C, n) and its spectrum (C, t, n_fft/2 + 1), for each
         window of t <= T frames."""
         device = next(self.parameters()).device
-        for padded in spectrogram.windows(blocks, self.spectrogram):
-            spectrum = spectrogram.spectra(padded.to(device), self.spectrogram)
-            magnitudes = spectrum[..., : self.spectrogram.bins].abs()
-            frames = magnitudes.shape[-2]
-            whole = functional.pad(magnitudes, (0, 0, 0, self.spectrogram.frames - frames)).unsqueeze(0)
-            with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
-                found = self(whole)
-            yield found[0, ..., :frames, :].float(), spectrum
+        windows = spectrogram.windows(blocks, self.spectrogram)
+        spectra = (spectrogram.spectra(window.to(device), self.spectrogram) for window in windows)
+        while group := list(itertools.islice(spectra, TOGETHER.get(device.type, 1))):
+            yield from zip(self._estimates(group), group, strict=True)
+
+    def _estimates(self, group: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The estimates (S, C, t, F) of each of these spectra (C, t, n_fft/2 + 1), t <= T."""
+        frames, bins = self.spectrogram.frames, self.spectrogram.bins
+        magnitudes = (spectrum[..., :bins].abs() for spectrum in group)
+        found = self(torch.stack([functional.pad(m, (0, 0, 0, frames - m.shape[-2])) for m in magnitudes]))
+        return (estimates[..., : spectrum.shape[-2], :] for estimates, spectrum in zip(found, group, strict=True))
+
+    def lower(self, dtype: torch.dtype) -> None:
+        """Makes the networks compute in `dtype` from now on, to separate faster; everything else stays float32."""
+        for unet in self.unets:
+            unet.lower(dtype)
 
     def by_ratio(self, windows: Iterable[Estimated]) -> Iterator[Tensor]:
         """Spectra (S, C, t, n_fft/2 + 1) of the stems by the model's mask rule, or only their F bins that are not 0."""

@@ -1,0 +1,39 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys, torch
+from stemwise import allocator
+if sys.argv[1:]:
+    allocator.keep_freed_memory()
+def step():  # tensors of 40 to 100 MB, as many at once as a training step has
+    held = [torch.ones(5_000_000 * (2 + number % 4)) for number in range(8)]
+for _ in range(8):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*arguments: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, *arguments], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_freed_memory_is_used_again():
+    """A page that the kernel hands out anew is a fault."""
+    assert faults("keep") < 0.2 * faults()
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    from stemwise import allocator
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: pytest.fail("was asked"))
+    allocator.keep_freed_memory()
