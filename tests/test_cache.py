@@ -40,7 +40,7 @@ TOLERANCE = {"half": 5e-4, "complex": 1e-3, "decibel": 0.025}  # of the magnitud
 
 @pytest.fixture(autouse=True)
 def _files_are_looked_at_anew() -> None:
-    cache.fingerprint.cache_clear()
+    cache.forget_files()
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_the_name_changes_with_content_and_with_time(tmp_path: Path) -> None:
     def name(samples: np.ndarray, time_ns: int) -> Path:
         soundfile.write(path, samples, RATE)
         os.utime(path, ns=(time_ns, time_ns))
-        cache.fingerprint.cache_clear()
+        cache.forget_files()
         return made.path((Cell(path),))
 
     names = [name(noise, 10**18), name(noise, 10**18 + 1), name(noise[:-1], 10**18)]
@@ -539,3 +539,28 @@ def test_signals_are_read_in_time_with_each_other(folder: Path) -> None:
     assert total.shape[1] == max(wave.shape[1] for wave in waves)
     torch.testing.assert_close(signals.read(signal, SETTINGS), total)
     torch.testing.assert_close(signals.read(signal, SETTINGS, 1001, 500), total[:, 1001:1501], rtol=1e-5, atol=1e-6)
+
+
+def test_shared_memory_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
+    """As in a container: pages of it can be promised, and are missing when they are written to."""
+    signal = signal_of(folder, ["stereo.wav"])
+    made = built(tmp_path, [signal])
+    size = made.storage.dtype(SETTINGS).itemsize
+    with (tmp_path / "memory").open("w+b") as file:
+        file.truncate(200 * size)
+        memory = np.memmap(file, np.uint8, "r+", shape=(200, size))
+        file.truncate(0)
+        with pytest.raises(UserError, match=r"/dev/shm: too small.*data\.num_workers=0"):
+            made.read(signal, 0, memory[:20])
+
+
+@pytest.mark.parametrize("kind", ["half", "complex", "decibel"])
+def test_records_are_the_bytes_of_a_crop(kind: str, folder: Path, tmp_path: Path) -> None:
+    signal = signal_of(folder, ["stereo.wav"])
+    made = built(tmp_path, [signal], kind)
+    dtype = made.storage.dtype(SETTINGS)
+    for start, frames in places(made.frame_count(signal)):
+        records = np.full((frames, dtype.itemsize), 77, np.uint8)
+        made.read(signal, start, records)
+        decoded = made.storage.decode(np.ndarray(frames, dtype, records))
+        assert torch.equal(decoded, made.crop(signal, start, frames))

@@ -77,7 +77,12 @@ def spoil(path: Path) -> None:
 def epoch(data: StemData, number: int = 0) -> list[dict[str, Any]]:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
-    return list(loader)
+    return served(data, loader)
+
+
+def served(data: StemData, loader: Any) -> list[dict[str, Any]]:
+    """What the training module sees of a loader."""
+    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
 
 
 # Settings.
@@ -276,8 +281,8 @@ def test_batches(storage: str, cached: bool, stems: tuple[str, ...], make: Make,
 
 def test_validation_is_the_same_each_time_and_shared_among_ranks(make: Make) -> None:
     data = started(make(batch_size=1))
-    crops, wholes = data.val_dataloader()
-    again = data.val_dataloader()[0]
+    crops, wholes = (served(data, loader) for loader in data.val_dataloader())
+    again = served(data, data.val_dataloader()[0])
     assert all(torch.equal(one["stems"], two["stems"]) for one, two in zip(crops, again, strict=True))
     assert [song["mixture"].shape for song in wholes] == [(2, 2100), (2, 2200)]
     names = []

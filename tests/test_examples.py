@@ -19,6 +19,7 @@ from stemwise.augment import ChannelSwap, Gain, PitchShift, Polarity, Remix, Tim
 from stemwise.cache import Cache, Direct, Source
 from stemwise.examples import EveryNth, FixedCrops, Order, Place, RandomCrops, Song, WholeSongs
 from stemwise.index import Cell
+from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
 
 SETTINGS = Spectrogram(sample_rate=8000, channels=2, n_fft=256, hop=64, bins=100, frames=20)
@@ -90,6 +91,11 @@ def songs_heard(magnitudes: Tensor, stem: int) -> set[int]:
     return {song for song in range(len(LENGTHS)) if middle[tone_bin(stem, song)] > 0.3}
 
 
+def as_is(batch: Any) -> Any:
+    """The data sets make whole batches."""
+    return batch
+
+
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return torch.equal(one["mixture"], other["mixture"]) and torch.equal(one["stems"], other["stems"])
 
@@ -157,7 +163,8 @@ def test_an_example_is_the_same_whoever_makes_it_and_when(kind: str, folder: Pat
         order.set_epoch(2)
         torch.manual_seed(workers)  # what else is drawn in this process must not matter
         np.random.seed(workers)  # noqa: NPY002
-        return list(DataLoader(crops, batch_size=4, sampler=order, num_workers=workers))
+        loader = DataLoader(crops, batch_size=4, sampler=order, num_workers=workers, collate_fn=as_is)
+        return [examples.unpacked(batch, sources[kind], Pool(0)) for batch in loader]
 
     first, *others = [batches(workers) for workers in (0, 1, 2)]
     assert len(first) == 3
@@ -395,3 +402,55 @@ def test_a_resumed_order_goes_on_behind_what_was_shown(shown: int, lightnings_ep
         resumed.set_epoch(epoch + (lightnings_epoch if shown else 0))
         found += list(resumed)
     assert found == places[shown : (shown // 24 + 2) * 24]
+
+
+# Batches as they lie in the cache.
+
+
+@pytest.mark.parametrize("kind", ["half", "decibel"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_packed_batch_is_the_collation_of_its_items(
+    kind: str, workers: int, folder: Path, sources: dict[str, Source], tmp_path: Path
+) -> None:
+    """Bit by bit, songs that are shorter than a crop included."""
+    cell = (Cell(folder / "short.wav"),)
+    songs = [*songs_in(folder, ["bass"]), Song("short", cell, (cell,), 500 / 8000)]
+    source = Cache(tmp_path, SETTINGS, storage.by_name(kind))
+    assert source.build({signal: 1.0 for song in songs for signal in (song.mixture, *song.stems)}, workers=0) == {}
+    pool = Pool(examples.packed_size(4, 1, source), workers)
+    crops, fixed = RandomCrops(songs, source, [], False, 3, pool), FixedCrops(songs, source, pool)
+    order = Order(4, 6, 4, seed=3)
+    for dataset, sampler in ((crops, order), (fixed, EveryNth(4))):
+        loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=as_is)
+        wanted = DataLoader([dataset[place] for place in sampler], batch_size=4)
+        found = list(loader)
+        assert len(found) == len(wanted)
+        for batch, expected in zip(found, wanted, strict=True):
+            assert batch["records"].dtype == torch.uint8
+            made = examples.unpacked(batch, source, Pool(0))
+            assert same(made, expected)
+            assert made["name"] == expected["name"]
+            assert made["mixture"].is_contiguous()
+            assert made["stems"].is_contiguous()
+
+
+def test_what_is_changed_or_has_phases_is_not_packed(folder: Path, sources: dict[str, Source]) -> None:
+    places = list(Order(3, 2, 6, seed=0))
+    for kind, changes in (("half", [TimeStretch()]), ("complex", []), ("complex", [Gain()]), ("direct", [])):
+        crops = RandomCrops(songs_in(folder), sources[kind], changes, True, seed=0)
+        batch = crops.__getitems__(places)
+        assert batch["mixture"].dtype == torch.float32
+        assert examples.unpacked(batch, sources[kind], Pool(0)) is batch
+        for row, place in enumerate(places):
+            assert same({key: batch[key][row] for key in ("mixture", "stems")}, crops[place])
+
+
+def test_a_batch_looks_at_no_entry_twice(
+    folder: Path, sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = RandomCrops(songs_in(folder), sources["half"], [], True, seed=0)
+    places = list(Order(3, 2, 6, seed=0))
+    crops.__getitems__(places)
+    monkeypatch.setattr(np.lib.format, "read_magic", None)  # a header is parsed once
+    monkeypatch.setattr("stemwise.cache.hashlib", None)  # and a name is made once
+    crops.__getitems__(places)

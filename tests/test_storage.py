@@ -143,3 +143,22 @@ def test_storages_by_name() -> None:
     assert [storage.by_name(name) for name in ("half", "complex", "decibel")] == STORAGES
     with pytest.raises(UserError, match=r"data\.storage='float' is not one of half, complex, decibel"):
         storage.by_name("float")
+
+
+@pytest.mark.parametrize("kind", [Half(), Decibel()], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_records_unpack_to_what_they_decode_to(kind: Half | Decibel, channels: int) -> None:
+    """Bit by bit, several crops at once, silence included."""
+    settings = Spectrogram(channels=channels, bins=300)
+    values = spectra(-140, 10)[:channels]
+    values[:, 5:9] = 0
+    crops = [kind.encode(values[:, begin : begin + 20]) for begin in (0, 3, 20)]
+    crops.append(
+        np.stack([kind.silence(settings)] * 20) if kind.name == "half" else np.full(20, kind.silence(settings))
+    )
+    packed = torch.stack(
+        [torch.from_numpy(np.frombuffer(bytearray(crop.tobytes()), np.uint8).reshape(20, -1)) for crop in crops]
+    )
+    found = kind.unpack(packed, torch.full((4, channels, 20, 300), math.nan))
+    assert torch.equal(found, torch.stack([kind.decode(crop) for crop in crops]))
+    assert (found[3] == 0).all()

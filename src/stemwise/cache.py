@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 SPARE_BYTES = 1 << 28  # left free on the disk: logs and checkpoints must still fit
+PIECE = 1 << 19  # samples of windowed frames that are transformed at a time: 2 MB, which a core's cache holds
+FILES = 1 << 20  # of which is remembered what is known about them
 
 
 @dataclass(frozen=True)
@@ -54,32 +56,60 @@ class Cache:
 
     def path(self, signal: Signal) -> Path:
         """Where the entry of `signal` lies, whether it is there yet or not."""
-        shape = (self.settings.sample_rate, self.settings.channels, self.settings.n_fft, self.settings.hop)
-        files = [(fingerprint(cell.path), cell.stream, cell.channel) for cell in signal]
-        parts = (FORMAT, self.storage.name, *shape, self.settings.bins, files)
-        digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
-        return self.folder / digest[:2] / f"{digest}.npy"
+        return _path(self.folder, self.storage.name, _shape(self.settings), signal)
 
     def frame_count(self, signal: Signal) -> int:
         """T of the whole signal."""
-        return len(self._records(signal))
+        return self._entry(signal).count
 
     def crop(self, signal: Signal, start: int, frames: int) -> Tensor:
         """Frames `start` to `start + frames` (C, frames, F): complex if `has_phase`, else magnitudes.
 
         What lies outside the signal is zero.
         """
-        records = self._records(signal)
-        found = self.storage.decode(records[max(start, 0) : max(start + frames, 0)])
-        return _pad(found, start, frames)
+        first, last = _within(self._entry(signal), start, frames)
+        dtype = self.storage.dtype(self.settings)
+        records = np.empty((last - first, dtype.itemsize), np.uint8)
+        self._read(signal, first, records)
+        return _pad(self.storage.decode(np.ndarray(last - first, dtype, records)), start, frames)
 
-    def _records(self, signal: Signal) -> np.ndarray:
+    def read(self, signal: Signal, start: int, records: np.ndarray) -> None:
+        """The same as `crop`, as the bytes of one record after another (frames, bytes of one), into `records`."""
+        first, last = _within(self._entry(signal), start, len(records))
+        if last - first < len(records):
+            records[:] = np.frombuffer(self.storage.silence(self.settings).tobytes(), np.uint8)
+        before = max(first - start, 0)
+        self._read(signal, first, records[before : before + last - first])
+
+    def _read(self, signal: Signal, first: int, records: np.ndarray) -> None:
+        """Straight into the place where they are wanted: a memory map would cost a page fault every 4096 bytes."""
+        if not records.size:
+            return
+        path, entry = self.path(signal), self._entry(signal)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                file.seek(entry.begin + first * records.shape[1])
+                whole = records.data.cast("B")
+                done = 0
+                while done < len(whole):
+                    count = file.readinto(whole[done:])
+                    if not count:
+                        raise EOFError("it ends too early")
+                    done += count
+        except (OSError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EFAULT:
+                raise UserError(
+                    "/dev/shm: too small for the batches that workers hand over. "
+                    "Make it larger (docker run --shm-size=8g), or set data.num_workers=0."
+                ) from None
+            raise _unreadable(path, error) from None
+
+    def _entry(self, signal: Signal) -> "_Entry":
         path = self.path(signal)
         try:
-            records = np.load(path, mmap_mode="r", allow_pickle=False)
+            return _entry(path, self.storage, self.settings)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: cache entry cannot be read ({error}). Delete it and run again.") from None
-        return records
+            raise _unreadable(path, error) from None
 
     def build(self, lengths: Mapping[Signal, float], workers: int | None = None) -> dict[Signal, str]:
         """Computes the entries that are not there yet and returns what is wrong with those that failed.
@@ -200,7 +230,8 @@ def _write_entry(path: Path, signal: Signal, settings: Spectrogram, storage: Sto
             return
         dtype, count = storage.dtype(settings), 0
         _write_header(file, dtype, count)
-        for window in spectrogram.windows(signals.stream(signal, settings), settings):
+        short = replace(settings, frames=max(PIECE // (settings.channels * settings.n_fft), 1))
+        for window in spectrogram.windows(signals.stream(signal, settings), short):
             try:
                 records = storage.encode(spectrogram.spectra(window, settings)[..., : settings.bins])
             except UserError as error:
@@ -255,6 +286,59 @@ def _is_same(path: Path, file: IO[bytes]) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """Where the records of a file begin, and how many there are."""
+
+    begin: int
+    count: int
+
+
+@lru_cache(maxsize=FILES)
+def _entry(path: Path, storage: Storage, settings: Spectrogram) -> _Entry:
+    """Looks at an entry once: it never changes, and to parse its header takes as long as to read a crop of it."""
+    dtype = storage.dtype(settings)
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("not an entry of this version")
+        shape, _, found = np.lib.format.read_array_header_1_0(file)
+        entry = _Entry(file.tell(), shape[0] if shape else 0)
+        if np.dtype((found, shape[1:])) != dtype:
+            raise ValueError(f"its records are {found} of shape {shape[1:]}")
+        if path.stat().st_size < entry.begin + entry.count * dtype.itemsize:
+            raise ValueError("it is cut off")
+    return entry
+
+
+@lru_cache(maxsize=FILES)
+def _path(folder: Path, storage: str, shape: tuple[int, ...], signal: Signal) -> Path:
+    files = [(fingerprint(cell.path), cell.stream, cell.channel) for cell in signal]
+    parts = (FORMAT, storage, *shape, files)
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+    return folder / digest[:2] / f"{digest}.npy"
+
+
+def _shape(settings: Spectrogram) -> tuple[int, ...]:
+    """What an entry depends on; the length of a crop is not among it."""
+    return (settings.sample_rate, settings.channels, settings.n_fft, settings.hop, settings.bins)
+
+
+def _within(entry: _Entry, start: int, frames: int) -> tuple[int, int]:
+    """The frames of a crop that are there, from the first to before the last; as many as none if there are none."""
+    first = min(max(start, 0), entry.count)
+    return first, max(min(start + frames, entry.count), first)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cache entry cannot be read ({error}). Delete it and run again.")
+
+
+def forget_files() -> None:
+    """Looks at all files anew: within one process, a change is not expected."""
+    for known in (fingerprint, _path, _entry, _samples):
+        known.cache_clear()
+
+
 def _pad(found: Tensor, start: int, frames: int) -> Tensor:
     before = min(max(-start, 0), frames)
     return torch.nn.functional.pad(found, (0, 0, before, frames - before - found.shape[-2]))
@@ -268,7 +352,7 @@ def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=FILES)
 def fingerprint(path: Path) -> str:
     """Stands for a file's content without reading all of it: size, time of change, and three pieces.
 
@@ -287,6 +371,6 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=FILES)
 def _samples(path: Path, stream: int | None, sample_rate: int) -> int:
     return audio.length(audio.probe(path, stream), sample_rate)

@@ -17,6 +17,7 @@ from stemwise.cache import Cache, Direct, Source
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import Song
 from stemwise.index import Index, Signal
+from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class StemData(lightning.LightningDataModule):
         self._found: Mapping[str, Index] | None = None
         self._indexes: dict[str, Index] = {}
         self._songs: dict[str, list[Song]] = {}
+        self._magnitudes: Pool | None = None
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -211,7 +213,8 @@ class StemData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         songs, (rank, ranks) = self.songs("train"), self._ranks()
-        crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed)
+        pool = Pool(self._packed_size(), self.num_workers)
+        crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed, pool)
         step = self.batch_size * ranks
         shown = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed * step if self.trainer else 0
         order = examples.Order(len(songs), self.examples_per_song, step, self.seed, rank, ranks, shown)
@@ -229,6 +232,21 @@ class StemData(lightning.LightningDataModule):
         crops = self._loader(examples.FixedCrops(songs, self.source), share, self.batch_size)
         return [crops, self._loader(examples.WholeSongs(songs, self.spectrogram), share, None)]
 
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Magnitudes in float32 from what a loader handed over, on the device."""
+        if self._magnitudes is None:
+            self._magnitudes = Pool(4 * self._numbers())
+        return examples.unpacked(batch, self.source, self._magnitudes)
+
+    def _numbers(self) -> int:
+        """Magnitudes in a batch."""
+        settings = self.spectrogram
+        return self.batch_size * (1 + len(self.stems)) * settings.channels * settings.frames * settings.bins
+
+    def _packed_size(self) -> int:
+        source = self.source
+        return examples.packed_size(self.batch_size, len(self.stems), source) if examples.is_packable(source) else 0
+
     def _loader(self, dataset: Any, sampler: Any, batch_size: int | None, **options: Any) -> DataLoader[dict[str, Any]]:
         workers = min(self.num_workers, -(-len(sampler) // (batch_size or 1)))
         return DataLoader(
@@ -236,6 +254,7 @@ class StemData(lightning.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
+            collate_fn=_as_is,  # the data sets make whole batches
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_interrupts,
             # A loader draws a seed; from the global generator, dropout after a resume would draw otherwise.
@@ -245,6 +264,10 @@ class StemData(lightning.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
 
 
 def _leave_interrupts(_: int) -> None:

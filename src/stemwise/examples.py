@@ -1,24 +1,31 @@
 """What a model is shown: random crops to learn from, fixed crops and whole songs to be judged by.
 
+Items are what a loader would make batches of, in float32. A loader that asks for many at once gets a batch: of cached
+magnitudes that nothing changes, as the bytes that lie in the cache, which `unpacked` turns into the same float32
+where they are needed.
+
 Every random draw comes from a generator keyed by (seed, epoch, position in the epoch): an example is the same
 whichever worker or rank makes it, and in whatever order.
 Axes: R rows of a stacked example, S stem, C channel, T frame, F bin, N sample.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from stemwise import augment, index, signals
 from stemwise.augment import Augmentation
-from stemwise.cache import Source
+from stemwise.cache import Cache, Source
 from stemwise.index import Index, Signal
+from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
+from stemwise.storage import Complex
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,9 @@ class RandomCrops(Dataset[dict[str, Any]]):
         augmentations: Sequence[Augmentation],
         complete: bool,
         seed: int,
+        pool: Pool | None = None,
     ) -> None:
+        self.pool = pool or Pool(0)
         self.songs, self.source, self.complete, self.seed = songs, source, complete, seed
         self.frames = source.settings.frames
         self.remix = next((a for a in augmentations if isinstance(a, augment.Remix)), None)
@@ -117,9 +126,21 @@ class RandomCrops(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.songs)
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
+    def __getitems__(self, places: Sequence[Place]) -> dict[str, Any]:
+        """A batch of the items at `places`, perhaps packed."""
+        if self.on_magnitudes or not is_packable(self.source):
+            return default_collate([self[place] for place in places])
+        songs = [self.songs[place.song] for place in places]
+        pairs = zip(songs, places, strict=True)
+        starts = [_random_start(song, self.source, self.frames, self._random(place)) for song, place in pairs]
+        return packed(songs, starts, self.source, self.pool)
+
+    def _random(self, place: Place) -> np.random.Generator:
         # The number 1 keeps these draws apart from those of the order, which has the same seed.
-        random = np.random.default_rng([self.seed, place.epoch, place.position, 1])
+        return np.random.default_rng([self.seed, place.epoch, place.position, 1])
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        random = self._random(place)
         example = self._mixed(place.song, random) if self.source.has_phase else self._recorded(place.song, random)
         for change in self.on_magnitudes:
             example = change(example, random)
@@ -156,17 +177,27 @@ class RandomCrops(Dataset[dict[str, Any]]):
 class FixedCrops(Dataset[dict[str, Any]]):
     """The middle T frames of each song as recorded, for the validation loss; items as `RandomCrops` has them."""
 
-    def __init__(self, songs: Sequence[Song], source: Source) -> None:
+    def __init__(self, songs: Sequence[Song], source: Source, pool: Pool | None = None) -> None:
         self.songs, self.source, self.frames = songs, source, source.settings.frames
+        self.pool = pool or Pool(0)
 
     def __len__(self) -> int:
         return len(self.songs)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         song = self.songs[number]
-        start = max(self.source.frame_count(song.mixture) - self.frames, 0) // 2
-        example = crop(song, self.source, start, self.frames).abs()
+        example = crop(song, self.source, self._start(song), self.frames).abs()
         return {"mixture": example[0], "stems": example[1:], "name": song.name}
+
+    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """A batch of these items, perhaps packed."""
+        if not is_packable(self.source):
+            return default_collate([self[number] for number in numbers])
+        songs = [self.songs[number] for number in numbers]
+        return packed(songs, [self._start(song) for song in songs], self.source, self.pool)
+
+    def _start(self, song: Song) -> int:
+        return max(self.source.frame_count(song.mixture) - self.frames, 0) // 2
 
 
 class WholeSongs(Dataset[dict[str, Any]]):
@@ -195,6 +226,60 @@ class EveryNth(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.places)
+
+
+def is_packable(source: Source) -> TypeGuard[Cache]:
+    """Whether the records of the source are the magnitudes that a model sees."""
+    return isinstance(source, Cache) and not source.has_phase
+
+
+def packed_size(batch_size: int, stems: int, cache: Cache) -> int:
+    """Bytes of the records of a batch."""
+    return batch_size * (1 + stems) * cache.settings.frames * cache.storage.dtype(cache.settings).itemsize
+
+
+def packed(songs: Sequence[Song], starts: Sequence[int], cache: Cache, pool: Pool) -> dict[str, Any]:
+    """The crops of songs from these frames on as the cache's records (B, 1 + S, T, bytes of one), mixtures first."""
+    shape = (len(songs), 1 + len(songs[0].stems), cache.settings.frames, cache.storage.dtype(cache.settings).itemsize)
+
+    def fill(records: Tensor) -> None:
+        for song, start, rows in zip(songs, starts, records.numpy(), strict=True):
+            for signal, row in zip((song.mixture, *song.stems), rows, strict=True):
+                cache.read(signal, start, row)
+
+    return {"records": pool.filled(shape, fill), "name": [song.name for song in songs]}
+
+
+def unpacked(batch: dict[str, Any], source: Source, pool: Pool) -> dict[str, Any]:
+    """A batch with `mixture` (B, C, T, F) and `stems` (B, S, C, T, F) in float32, on the device of its records.
+
+    A batch that is not packed stays as it is. On the CPU, the numbers go into memory from `pool`.
+    """
+    if "records" not in batch or not is_packable(source):
+        return batch
+    records, storage, settings = batch["records"], source.storage, source.settings
+    assert not isinstance(storage, Complex)  # which is not packable
+    count, rows, frames = records.shape[:3]
+    shape = (settings.channels, frames, settings.bins)
+
+    def magnitudes(memory: Tensor) -> tuple[Tensor, Tensor]:
+        mixture, stems = memory.view(torch.float32).split(
+            [count * math.prod(shape), count * (rows - 1) * math.prod(shape)]
+        )
+        return mixture.view(count, *shape), stems.view(count, rows - 1, *shape)
+
+    def fill(memory: Tensor) -> None:
+        for out, packed in zip(magnitudes(memory), (records[:, 0], records[:, 1:]), strict=True):
+            storage.unpack(packed, out)
+
+    size = (4 * count * rows * math.prod(shape),)
+    if records.device.type == "cpu":
+        memory = pool.filled(size, fill)
+    else:
+        memory = torch.empty(size, dtype=torch.uint8, device=records.device)
+        fill(memory)
+    mixture, stems = magnitudes(memory)
+    return {"mixture": mixture, "stems": stems, "name": batch["name"]}
 
 
 def crop(song: Song, source: Source, start: int, frames: int) -> Tensor:

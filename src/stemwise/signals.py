@@ -48,6 +48,8 @@ def _decode(cell: Cell, settings: Spectrogram, start: int, frames: int | None) -
 
 
 def _sum(blocks: Sequence[Tensor]) -> Tensor:
+    if len(blocks) == 1:
+        return blocks[0]
     longest = max(block.shape[-1] for block in blocks)
     total = blocks[0].new_zeros(blocks[0].shape[0], longest)
     for block in blocks:

@@ -1,0 +1,91 @@
+"""Memory that a loader's workers fill and the trainer reads, used again and again.
+
+A batch is some 40 MB. In fresh memory the kernel clears a page and takes a fault for every 4096 bytes of it, which
+takes five times as long as to fill it. A `Pool` therefore keeps its buffers: one is free again when the last tensor
+that lies in it is gone, so that nobody needs to give it back, and whoever keeps a batch keeps it whole.
+"""
+
+import itertools
+import weakref
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+COUNT = 4  # buffers of a worker: one that is filled, two that wait, one in use
+
+_pools: "weakref.WeakValueDictionary[int, Pool]" = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+class Pool:
+    """Up to `count` buffers of `size` bytes for each of a loader's `workers` (or for this process, if there are none).
+
+    It is made before the workers start, and goes to them with the dataset.
+    """
+
+    def __init__(self, size: int, workers: int = 0, count: int = COUNT) -> None:
+        self.size, self.number = size, next(_numbers)
+        new = _shared if workers else _own
+        # Nothing is taken from the machine before it is written to.
+        self._buffers = [[new(size) for _ in range(count)] for _ in range(max(workers, 1))]
+        self._taken = torch.zeros(len(self._buffers), count, dtype=torch.uint8).share_memory_()
+        _pools[self.number] = self
+
+    def filled(self, shape: tuple[int, ...], fill: Callable[[Tensor], None]) -> Any:
+        """A tensor of bytes that `fill` has written, from a free buffer, or from fresh memory if there is none.
+
+        In a worker, it is what becomes that tensor in the process that the worker's loader belongs to.
+        """
+        info = get_worker_info()
+        worker = info.id if info else 0
+        free = (self._taken[worker] == 0).nonzero().flatten().tolist()
+        if not free or prod(shape) > self.size:
+            return _fresh(shape, fill)
+        fill(_view(self._buffers[worker][free[0]], shape))
+        self._taken[worker, free[0]] = 1
+        place = (worker, free[0], shape)
+        return _Message(self.number, *place) if info else self.tensor(*place)
+
+    def tensor(self, worker: int, number: int, shape: tuple[int, ...]) -> Tensor:
+        """The bytes of a taken buffer; the buffer is free when nothing refers to them any more."""
+        array = _view(self._buffers[worker][number], shape).numpy()
+        weakref.finalize(array, self._taken[worker, number].zero_).atexit = False
+        return torch.from_numpy(array)
+
+
+class _Message:
+    """A filled buffer on its way out of a worker: unpickled, it is the tensor."""
+
+    def __init__(self, *place: Any) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+        return _received, self.place
+
+
+def _received(pool: int, *place: Any) -> Tensor:
+    return _pools[pool].tensor(*place)
+
+
+def _view(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return buffer[: prod(shape)].view(shape)
+
+
+def _fresh(shape: tuple[int, ...], fill: Callable[[Tensor], None]) -> Tensor:
+    # What a worker hands over must be shared; if it is not yet, it is copied.
+    tensor = _view((_shared if get_worker_info() else _own)(prod(shape)), shape)
+    fill(tensor)
+    return tensor
+
+
+def _shared(size: int) -> Tensor:
+    """Memory of several processes, as torch's own collation makes it; `share_memory_` would copy what is not there."""
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))
+
+
+def _own(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8)
