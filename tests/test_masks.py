@@ -41,6 +41,27 @@ def test_the_rule_is_spleeters():
     torch.testing.assert_close(masks.ratio(estimates, mixture, MaskRule()), expected)
 
 
+@pytest.mark.parametrize("extension", masks.EXTENSIONS)
+@pytest.mark.parametrize(("exponent", "rest"), [(2.0, False), (2.0, True), (1.0, False)])
+def test_divided_is_the_plain_product_of_mask_and_mixture(extension, exponent, rest):
+    generator = torch.Generator().manual_seed(0)
+    estimates = torch.rand(3, 2, 5, 8, generator=generator)
+    spectrum = torch.randn(2, 5, 11, dtype=torch.complex64, generator=generator)
+    claims = estimates.double()
+    if rest:
+        left = (spectrum[..., :8].abs() - estimates.sum(0)).clamp(min=0)
+        claims = torch.cat([claims, left.double().unsqueeze(0)])
+    powers = claims**exponent
+    plain = ((powers + 1e-10 / len(powers)) / (powers.sum(0) + 1e-10))[:3]
+    expected = masks.extend(plain, 11, extension) * spectrum
+    before = estimates.clone()
+    found = torch.stack(list(masks.divided(estimates, spectrum, MaskRule(exponent, extension, rest))))
+    assert estimates.equal(before)
+    bins = 8 if extension == "zeros" else 11
+    torch.testing.assert_close(found, expected[..., :bins].to(torch.complex64), rtol=1e-6, atol=1e-7)
+    assert found.shape == (3, 2, 5, bins)
+
+
 def test_silence_is_divided_evenly():
     silence = torch.zeros(1, 4, 2, 3, 4)
     torch.testing.assert_close(masks.ratio(silence, silence[:, 0], MaskRule()), torch.full_like(silence, 0.25))

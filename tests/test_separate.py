@@ -387,7 +387,7 @@ def test_precision_from_the_command_line(stemwise, model_path, tmp_path, precisi
     command = ["separate", song, "-m", model_path, "-o", "out", "--precision", precision, "--clip", "float"]
     assert stemwise(*command).code == 0
     model = model_file.load(model_path)
-    model.precision = getattr(torch, precision)
+    model.lower(getattr(torch, precision))
     expected = model.separate(audio.read(song, sample_rate=8000, channels=1))[0]
     found = audio.read(tmp_path / "out/song/vocals.wav", sample_rate=8000, channels=1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -46,6 +46,19 @@ def test_synthesis_scales_by_two_thirds():
     torch.testing.assert_close(spectrogram.overlap_add(spectrum, SPLEETER)[0, :4096], window * 2 / 3)
 
 
+@pytest.mark.parametrize("frames", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("bins", [40, 129])
+def test_frames_in_pieces_are_the_frames_at_once(frames, bins):
+    settings = Spectrogram(n_fft=256, hop=64, bins=40)
+    spectrum = torch.complex(noise(2, frames, bins), noise(2, frames, bins))
+    found = spectrogram.overlap_add(spectrum, settings)
+    window = torch.hann_window(256, dtype=torch.float64)
+    expected = torch.zeros(2, (frames + 3) * 64, dtype=torch.float64)
+    for number, frame in enumerate(torch.fft.irfft(spectrum, n=256).unbind(1)):
+        expected[:, number * 64 : number * 64 + 256] += frame * window * 2 / 3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
 def test_a_tone_peaks_in_its_bin():
     time = torch.arange(44100) / 44100
     magnitudes = spectrogram.stft(torch.sin(2 * math.pi * 44100 / 4096 * 100 * time), SPLEETER).abs()

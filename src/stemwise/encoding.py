@@ -9,9 +9,14 @@ A `Writer` takes a file block by block, in memory that does not grow. What it wr
             for writer, stem in zip(writers, stems, strict=True):
                 writer.write(stem)
         for writer in writers:
+            writer.end()
+        for writer in writers:
             writer.finish()
         for writer in writers:
             writer.publish()
+
+Each writer works in a thread of its own: `write` and `end` return at once, so the files above are coded side by side.
+What goes wrong there is raised by the next call, at the latest by `finish`.
 
 Blocks are float32 tensors (C, n), full scale at ±1. The file has as many samples as were written, and does not
 depend on how they were cut into blocks (Ogg Vorbis: but for its random serial number). An M4A says how many these
@@ -28,6 +33,7 @@ import secrets
 import struct
 import threading
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +44,7 @@ from queue import SimpleQueue
 from typing import Any, BinaryIO, ClassVar, Protocol, cast
 
 import av
+import numpy as np
 import soundfile
 import torch
 from av.audio.stream import AudioStream
@@ -97,6 +104,8 @@ _CODECS = {
 
 CODECS = tuple(_CODECS)
 OVERS = ("clamp", "keep")
+
+_PIECE = 1 << 16  # samples that are converted at a time: what a processor's cache holds
 
 # The tags that are written, by FFmpeg's names. Others describe the song's file, its coding or its loudness
 # (major_brand, encoder, replaygain_track_gain), and would be wrong on a stem.
@@ -189,7 +198,8 @@ class Writer:
     `tags` are those of the song, by FFmpeg's names, as `audio.tags` gives them. Of `TAGS`, the format's own are
     written: WAV has no album_artist, composer and disc, and neither has Ogg Vorbis as libsndfile writes it.
 
-    Every method raises `UserError` where the target cannot be written or the disk is full.
+    Every method raises `UserError` where the target cannot be written, the disk is full, or samples are NaN or
+    infinite: at once or, `finish` at the latest, for a block that was written before.
     """
 
     def __init__(
@@ -209,7 +219,8 @@ class Writer:
         self.sample_rate = sample_rate
         self.channels = channels
         self.frames = 0
-        self.clipped = 0
+        self.clipped = 0  # final after `finish`
+        self._ending = False
         self._bits = _bits(format)
         self._clamps = self._bits is not None or (overs == "clamp" and format.bit_depth != "float")
         with self._reported():
@@ -234,37 +245,40 @@ class Writer:
         self.discard()
 
     def write(self, block: Tensor) -> None:
-        """Appends a block (C, n), of any length; raises `UserError` for samples that are NaN or infinite."""
+        """Appends a block (C, n), of any length, which must not be changed before `finish`.
+
+        Waits until no more than one block before it is still being written.
+        """
         if block.dim() != 2 or len(block) != self.channels:
             raise ValueError(f"expected a block ({self.channels}, n), got {tuple(block.shape)}")
         if not block.shape[1]:
             return
-        block = block.detach().to("cpu", torch.float32)
-        low, high = (float(value) for value in block.aminmax())  # NaN if there is one anywhere
-        if not math.isfinite(high - low):
-            raise UserError(
-                f"{self.path}: not written, NaN or infinite samples after {self.frames / self.sample_rate:.2f} s. "
-                "Check the model, or compute in single precision."
-            )
-        if self._clamps and (low < -1 or high > 1):
-            self.clipped += int((block.abs() > 1).sum())
-            block = block.clamp(-1, 1)
-        if self._bits:
-            block = _steps(block, self._bits)
+        samples = block.detach().to("cpu", torch.float32).numpy()
         with self._reported():
-            self._worker.do(self._encoder.write, block, self.frames)
+            self._worker.later(self._append, samples, self.frames)
         self.frames += block.shape[1]
 
-    def finish(self) -> None:
-        """Ends the file and waits until it is on the disk, still under its hidden name."""
+    def wait(self) -> None:
+        """Waits until all blocks are written."""
+        with self._reported():
+            self._worker.settle()
+
+    def end(self) -> None:
+        """Begins to end the file; `finish` waits for it."""
         if not self.frames:
             raise UserError(
                 f"{self.path}: not written, there are 0 samples to write. Check the offset and the duration."
             )
-        with self._reported():
-            self._worker.do(self._encoder.close)
-            self._worker.end()
-            self._part.close()
+        if not self._ending:
+            self._ending = True
+            with self._reported():
+                self._worker.later(self._close)
+
+    def finish(self) -> None:
+        """Ends the file and waits until it is on the disk, still under its hidden name."""
+        self.end()
+        self.wait()
+        self._worker.end()
 
     def publish(self) -> None:
         """Gives the file its name; finishes it first, unless that was done."""
@@ -278,6 +292,29 @@ class Writer:
         ended = self._part.closed
         self._part.discard()
         self._worker.end(None if ended else self._encoder.discard)
+
+    def _append(self, samples: np.ndarray, position: int) -> None:
+        # With NumPy: torch would start threads for it, for which those of the networks and of other stems wait.
+        for start in range(0, samples.shape[1], _PIECE):
+            part = samples[:, start : start + _PIECE]
+            self._encoder.write(self._coded(part, position + start), position + start)
+
+    def _coded(self, samples: np.ndarray, position: int) -> np.ndarray:
+        """The samples (C, n) as the encoder takes them."""
+        low, high = float(samples.min()), float(samples.max())  # NaN if there is one anywhere
+        if not math.isfinite(high - low):
+            raise UserError(
+                f"{self.path}: not written, NaN or infinite samples after {position / self.sample_rate:.2f} s. "
+                "Check the model, or compute in single precision."
+            )
+        if self._clamps and (low < -1 or high > 1):
+            self.clipped += int(np.count_nonzero(np.abs(samples) > 1))
+            samples = samples.clip(-1, 1)
+        return _steps(samples, self._bits) if self._bits else samples
+
+    def _close(self) -> None:
+        self._encoder.close()
+        self._part.close()
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -317,7 +354,7 @@ _Call = tuple[Callable[[], Any], "SimpleQueue[tuple[Any, BaseException | None]]"
 
 
 class _Worker:
-    """A thread that calls the libraries, one call at a time, while the caller waits.
+    """A thread that calls the libraries, one call after the other.
 
     Handlers of signals run in the main thread only. There PyAV and soundfile would now and then drop what they raise
     (a KeyboardInterrupt): both run a little Python inside of C. `SimpleQueue` is all C, and lets a handler raise
@@ -326,14 +363,34 @@ class _Worker:
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._answers: deque[SimpleQueue[tuple[Any, BaseException | None]]] = deque()
         self._thread = threading.Thread(target=_serve, args=(self._calls,), daemon=True)
         self._thread.start()
 
     def do(self, operation: Callable[..., Any], *arguments: Any) -> Any:
+        """What `operation` returns, after all that was to be done `later`."""
+        self.settle()
+        self._put(operation, *arguments)
+        return self._answer()
+
+    def later(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        """Has `operation` called when the one before, for which this may wait, is done; raises what any before did."""
+        while len(self._answers) > 1:
+            self._answer()
+        self._put(operation, *arguments)
+
+    def settle(self) -> None:
+        while self._answers:
+            self._answer()
+
+    def _put(self, operation: Callable[..., Any], *arguments: Any) -> None:
         # A queue for each call: an answer that nobody waited for is not taken for the next one's.
         answer: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._calls.put((partial(operation, *arguments), answer))
-        result, error = answer.get()
+        self._answers.append(answer)
+
+    def _answer(self) -> Any:
+        result, error = self._answers.popleft().get()
         if error:
             raise error
         return result
@@ -357,7 +414,7 @@ def _serve(calls: "SimpleQueue[_Call | None]") -> None:
 
 
 class _Encoder(Protocol):
-    def write(self, block: Tensor, position: int) -> None: ...
+    def write(self, block: np.ndarray, position: int) -> None: ...
     def close(self) -> None: ...
     def discard(self) -> None: ...
 
@@ -385,10 +442,10 @@ class _Ffmpeg:
             context.bit_rate = _bitrate(format, rate, channels)
         self._container.start_encoding()
 
-    def write(self, block: Tensor, position: int) -> None:
+    def write(self, block: np.ndarray, position: int) -> None:
         planar = self._samples.endswith("p")
-        samples = block.contiguous() if planar else block.T.reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(samples.numpy(), format=self._samples, layout=self._layout)
+        samples = np.ascontiguousarray(block) if planar else block.T.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(samples, format=self._samples, layout=self._layout)
         frame.sample_rate = self._rate
         frame.pts = position
         frame.time_base = Fraction(1, self._rate)
@@ -444,19 +501,20 @@ class _Vorbis:
             )
         for name in self._TAGS.keys() & tags.keys():
             setattr(self._file, self._TAGS[name], tags[name])
-        self._rest = torch.empty(channels, 0)
+        self._rest = np.empty((channels, 0), np.float32)
         self._end = 0
 
-    def write(self, block: Tensor, position: int) -> None:
-        *whole, self._rest = torch.cat([self._rest, block], 1).split(self._BLOCK, 1)
+    def write(self, block: np.ndarray, position: int) -> None:
+        held = np.concatenate([self._rest, block], 1)
+        *whole, self._rest = (held[:, start : start + self._BLOCK] for start in range(0, held.shape[1], self._BLOCK))
         with self._reasoned():
             for part in whole:
-                self._file.write(part.T.contiguous().numpy())
+                self._file.write(np.ascontiguousarray(part.T))
         self._end = position + block.shape[1]
 
     def close(self) -> None:
         with self._reasoned():
-            self._file.write(self._rest.T.contiguous().numpy())
+            self._file.write(np.ascontiguousarray(self._rest.T))
             self._file.close()
         if _ogg_end(self._path) != self._end:  # libsndfile says nothing of what it cannot write as it closes
             raise self._reason()
@@ -524,11 +582,13 @@ def _bits(format: Format) -> int | None:
     return int(format.bit_depth or 16)
 
 
-def _steps(block: Tensor, bits: int) -> Tensor:
+def _steps(samples: np.ndarray, bits: int) -> np.ndarray:
     """Full scale at ±1 to integers, where the sample format has them: 24 bits are the upper ones of 32."""
     scale = 1 << (bits - 1)
-    steps = (block * scale).round_().clamp_(-scale, scale - 1)
-    return steps.to(torch.int16) if bits == 16 else steps.to(torch.int32) << 8
+    steps = samples * np.float32(scale)
+    np.rint(steps, out=steps)
+    np.minimum(steps, np.float32(scale - 1), out=steps)
+    return steps.astype(np.int16) if bits == 16 else steps.astype(np.int32) << 8
 
 
 def _bitrates(codec: str, rate: int, channels: int) -> Sequence[int]:

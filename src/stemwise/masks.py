@@ -5,6 +5,7 @@ mask_s = (estimate_s^p + ε/S) / (Σ estimate^p + ε), p = 2 and ε = 1e-10 as i
 Axes: B batch, S stem, C channel, T frame, F bin.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,12 +43,40 @@ class MaskRule:
 def ratio(estimates: Tensor, mixture: Tensor, rule: MaskRule) -> Tensor:
     """Masks (B, S, C, T, F) from estimates of the same shape and the mixture's magnitudes (B, C, T, F)."""
     stems = estimates.shape[1]
-    if rule.rest:
-        rest = (mixture - estimates.sum(dim=1)).clamp(min=0)
-        estimates = torch.cat([estimates, rest.unsqueeze(1)], dim=1)
-    powers = estimates.square() if rule.exponent == 2 else estimates.pow(rule.exponent)
-    masks = (powers + EPSILON / powers.shape[1]) / (powers.sum(dim=1, keepdim=True) + EPSILON)
-    return masks[:, :stems]
+    claims = _with_rest(estimates, mixture, dim=1) if rule.rest else estimates
+    return _shares(claims, rule.exponent, dim=1)[:, :stems]
+
+
+def divided(estimates: Tensor, spectrum: Tensor, rule: MaskRule) -> Iterator[Tensor]:
+    """Spectra (C, T, F') of one stem after the other: estimates (S, C, T, F), complex mixture (C, T, ≥ F).
+
+    F' is F, above which all is zero, or with another extension than `zeros` the bins of the mixture. One by one,
+    because all together they are too large for memory that was used before, and new memory costs time.
+    """
+    stems, bins = len(estimates), estimates.shape[-1]
+    claims = _with_rest(estimates, spectrum[..., :bins].abs(), dim=0) if rule.rest else estimates
+    for share in _shares(claims, rule.exponent, dim=0)[:stems]:
+        if rule.extension == "zeros":
+            yield _scaled(spectrum[..., :bins], share)
+        else:
+            yield _scaled(spectrum, extend(share, spectrum.shape[-1], rule.extension))
+
+
+def _with_rest(estimates: Tensor, mixture: Tensor, dim: int) -> Tensor:
+    rest = (mixture - estimates.sum(dim)).clamp_(min=0)
+    return torch.cat([estimates, rest.unsqueeze(dim)], dim)
+
+
+def _shares(claims: Tensor, exponent: float, dim: int) -> Tensor:
+    """The rule, in as few passes as there can be: one reciprocal serves all stems."""
+    shares = claims.square() if exponent == 2 else claims.pow(exponent)
+    scale = shares.sum(dim, keepdim=True).add_(EPSILON).reciprocal_()
+    return shares.add_(EPSILON / shares.shape[dim]).mul_(scale)
+
+
+def _scaled(spectrum: Tensor, mask: Tensor) -> Tensor:
+    # As two real numbers each: torch makes the mask complex first.
+    return torch.view_as_complex(torch.view_as_real(spectrum) * mask.unsqueeze(-1))
 
 
 def extend(masks: Tensor, bins: int, extension: str) -> Tensor:

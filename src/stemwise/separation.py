@@ -179,6 +179,8 @@ def separate_file(
     places = [target for target in targets if target is not None]
     chosen = [number for number, target in enumerate(targets) if target is not None]
     overs = "keep" if wish.clip == "float" else "clamp"
+    # On a CPU encoders and networks would take turns on the same cores, and wait for each other at every turn.
+    beside = next(model.parameters()).device.type != "cpu"
     with ExitStack() as stack:
         writers = [
             stack.enter_context(encoding.Writer(place, rate, channels, form, tags, overs=overs)) for place in places
@@ -186,8 +188,13 @@ def separate_file(
         pieces = outputs(model, excerpt, wish)
         spool = stack.enter_context(_Spool(places[0].parent)) if wish.clip == "rescale" else None
         for piece in spool.rescaled(pieces) if spool else pieces:
-            for writer, part in zip(writers, piece[chosen], strict=True):
-                writer.write(part)
+            for writer, number in zip(writers, chosen, strict=True):
+                writer.write(piece[number])
+            if not beside:
+                for writer in writers:
+                    writer.wait()
+        for writer in writers:
+            writer.end()
         for writer in writers:
             writer.finish()
         for writer in writers:
@@ -204,29 +211,56 @@ def outputs(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
     divide = _wiener(model, excerpt, wish.wiener)
     rate = model.spectrogram.sample_rate
     stems = _shown(model.stream(excerpt.blocks(rate), divide), model, excerpt, excerpt.song.name)
-    return _outputs(model, (piece.cpu() for piece in stems), excerpt, wish)
+    return _outputs(model, _fetched(stems), excerpt, wish)
+
+
+def _fetched(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The pieces on the CPU; from a GPU one is on its way while the next is computed."""
+    held: list[tuple[Tensor, torch.cuda.Event]] = []
+    for piece in pieces:
+        if piece.device.type != "cuda":
+            yield piece.cpu()
+            continue
+        copy = torch.empty(piece.shape, dtype=piece.dtype, pin_memory=True).copy_(piece, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(piece.device))
+        held.append((copy, done))
+        if len(held) > 1:
+            yield _arrived(*held.pop(0))
+    for one in held:
+        yield _arrived(*one)
+
+
+def _arrived(copy: Tensor, done: torch.cuda.Event) -> Tensor:
+    done.synchronize()
+    return copy
 
 
 def _outputs(model: Separator, stems: Iterator[Tensor], excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
     """From all stems at the model's rate to the outputs at the excerpt's."""
     rate, channels = model.spectrogram.sample_rate, model.spectrogram.channels
     asked = [model.stems.index(stem) for stem in wish.names(model) if stem in model.stems]
-    # The residual needs every stem, whatever is asked for.
-    summed = ((piece[asked], piece.sum(0, keepdim=True)) for piece in stems)
-    flat: Iterator[Tensor] = (torch.cat(pair).flatten(0, 1) for pair in summed)
+    rests = wish.two_stems is not None or wish.residual
+    chosen = (_chosen(piece, asked, rests) for piece in stems)
     if rate != excerpt.sample_rate:
-        flat = resampling.resample(flat, rate, excerpt.sample_rate)
-    pieces = _cut((piece.unflatten(0, (-1, channels)) for piece in flat), excerpt.skip, excerpt.frames)
+        flat = resampling.resample((piece.flatten(0, 1) for piece in chosen), rate, excerpt.sample_rate)
+        chosen = (piece.unflatten(0, (-1, channels)) for piece in flat)
+    pieces = _cut(chosen, excerpt.skip, excerpt.frames)
+    if not rests:
+        yield from pieces
+        return
     mixture = _cut(excerpt.blocks(excerpt.sample_rate), excerpt.skip, excerpt.frames)
     yield from _with_rests(pieces, mixture, wish)
 
 
+def _chosen(piece: Tensor, asked: Sequence[int], rests: bool) -> Tensor:
+    """The stems `asked` of all (S, C, n), and for `rests` the sum of all of them, whatever is asked for."""
+    some = piece if list(asked) == list(range(len(piece))) else piece[asked]  # which copies
+    return torch.cat([some, piece.sum(0, keepdim=True)]) if rests else some
+
+
 def _with_rests(pieces: Iterable[Tensor], mixture: Iterator[Tensor], wish: Wish) -> Iterator[Tensor]:
-    """Stems and, as the last of each piece, their sum -> the outputs that were asked for."""
-    if wish.two_stems is None and not wish.residual:
-        for piece in pieces:
-            yield piece[:-1]
-        return
+    """Stems and, as the last of each piece, the sum of all -> the outputs that were asked for."""
     for piece, whole in _beside(pieces, mixture):
         stems, total = piece[:-1], piece[-1]
         rests = [whole - stems[0]] if wish.two_stems is not None else []

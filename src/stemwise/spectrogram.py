@@ -17,6 +17,9 @@ from torch import Tensor
 
 from stemwise.errors import UserError
 
+# Frames that are inverted at a time on a CPU: of 2 channels they are 2 MiB, which its cache holds.
+FRAMES = 64
+
 
 @dataclass(frozen=True)
 class Spectrogram:
@@ -91,16 +94,20 @@ def overlap_add(spectrum: Tensor, settings: Spectrogram) -> Tensor:
     Those edges lack the contributions of frames before and after; whoever processes a long song in pieces
     adds the end of one piece to the start of the next.
     """
-    n_fft, hop = settings.n_fft, settings.hop
-    frames = torch.fft.irfft(spectrum, n=n_fft)
-    window = _window(n_fft, frames.dtype, frames.device)
-    # Σ window² over the frames that cover a sample is Σ window² / hop: 3/2 for Spleeter's 75 % overlap.
-    frames *= window * (hop / window.square().sum())
-    count, parts = frames.shape[-2], n_fft // hop
-    frames = frames.unflatten(-1, (parts, hop))
-    out = frames.new_zeros(*frames.shape[:-3], count + parts - 1, hop)
-    for part in range(parts):
-        out[..., part : part + count, :] += frames[..., part, :]
+    count, parts = spectrum.shape[-2], settings.n_fft // settings.hop
+    out = spectrum.real.new_zeros(*spectrum.shape[:-2], count + parts - 1, settings.hop)
+    window = _synthesis_window(settings, out.dtype, out.device)
+    step = min(FRAMES, count) if out.device.type == "cpu" else count
+    # With the bins that are missing: irfft would clear them anew each time.
+    full = spectrum.new_zeros(*spectrum.shape[:-2], step, settings.full_bins)
+    start = 0
+    for some in spectrum.split(step, dim=-2):
+        end = start + some.shape[-2]
+        full[..., : end - start, : some.shape[-1]] = some
+        frames = torch.fft.irfft(full[..., : end - start, :], n=settings.n_fft).unflatten(-1, (parts, settings.hop))
+        for part in range(parts):
+            out[..., start + part : end + part, :].addcmul_(frames[..., part, :], window[part])
+        start = end
     return out.flatten(-2)
 
 
@@ -129,9 +136,11 @@ def windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]
         left -= settings.frames
 
 
-def joined(spectra: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]:
+def joined(spectra: Iterable[Iterable[Tensor]], settings: Spectrogram) -> Iterator[Tensor]:
     """The inverse of `spectra` (S, C, t, F) of `windows`: waveforms (S, C, n) that follow one another, the frame of
     zeros in front dropped.
+
+    A window's spectra are taken one stem at a time, so that they may be made as they are taken.
 
     All but the last piece are of T · hop samples or, the first, of n_fft less. The zeros after the end are left
     in: whoever knows how long the waveform is cuts it.
@@ -139,11 +148,10 @@ def joined(spectra: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]
     tail: Tensor | float = 0.0
     skip = settings.n_fft
     for spectrum in spectra:
-        # One by one: the frames of a window are four times as large as what becomes of them.
         piece = torch.stack([overlap_add(part, settings) for part in spectrum])
         # A last window of few frames can be shorter than the overlap.
         piece[..., : settings.overlap] += tail
-        count = spectrum.shape[-2] * settings.hop
+        count = piece.shape[-1] - settings.overlap
         tail = piece[..., count:]
         yield piece[..., min(skip, count) : count]
         skip = max(skip - count, 0)
@@ -154,3 +162,12 @@ def _window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     # Outside inference mode, because the cached tensor may later take part in training.
     with torch.inference_mode(False):
         return torch.hann_window(length, periodic=True, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=8)
+def _synthesis_window(settings: Spectrogram, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n_fft / hop, hop): what a frame is multiplied by, in the parts that meet those of other frames."""
+    window = _window(settings.n_fft, dtype, device)
+    with torch.inference_mode(False):
+        # Σ window² over the frames that cover a sample is Σ window² / hop: 3/2 for Spleeter's 75 % overlap.
+        return (window * (settings.hop / window.square().sum())).unflatten(-1, (-1, settings.hop))

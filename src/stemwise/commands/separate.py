@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import datetime
+import gc
 import math
 import os
 import re
@@ -124,7 +125,13 @@ def _add_work(group: "argparse._ArgumentGroup") -> None:
         "Spleeter's), top by the mean of the band's top quarter (default: as the model says)",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1… (default: the GPU if there is one)")
-    group.add_argument("--precision", default="float32", choices=PRECISIONS, help="of the networks (default: float32)")
+    group.add_argument(
+        "--precision",
+        default="float32",
+        choices=PRECISIONS,
+        help="of the networks; bfloat16 is faster on processors and GPUs that have it, and changes the stems by some "
+        "30 dB less than their level (default: float32, exact)",
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,7 @@ class Job:
 
 def run(options: argparse.Namespace) -> int:
     """Separates what `options` name; returns 0, or 1 if any song failed."""
+    _import_libraries()
     form, wish = _form(options), _wish(options)
     found = naming.songs(options.files, Path(options.output))
     if not found.songs:
@@ -160,6 +168,19 @@ def run(options: argparse.Namespace) -> int:
         if to_stdout and not failed:
             _send(places[0][0])
     return 1 if failed else 0
+
+
+def _import_libraries() -> None:
+    """Imports all that a song needs, before its files are begun: an interrupt in the middle of an import can get lost.
+
+    Nothing of it is garbage. Python would look for some as it imports and once more as it exits, for 0.2 s.
+    """
+    gc.disable()
+    from stemwise import allocator, model_file, pretrained, separation  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
+    allocator.keep_freed_memory()
 
 
 def _form(options: argparse.Namespace) -> "Format":
@@ -218,7 +239,7 @@ def _model(options: argparse.Namespace) -> "Separator":
 
     device = separation.device(options.device)
     model = model_file.load(pretrained.path(options.model), device)
-    model.precision = getattr(torch, options.precision)
+    model.lower(getattr(torch, options.precision))
     if options.mask_extension is not None:
         model.mask = dataclasses.replace(model.mask, extension=options.mask_extension)
     return model
