@@ -81,7 +81,8 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[Separator, dic
     _check_weights(path, model, weights)
     model.load_state_dict(weights, assign=True)
     facts = description.get("facts")
-    return model.to(device).eval(), facts if isinstance(facts, dict) else {}
+    # Anew, because the kernels are now those of the file.
+    return model.to(device).arrange().eval(), facts if isinstance(facts, dict) else {}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -30,8 +30,9 @@ TOGETHER = {"cpu": 2, "cuda": 16}
 
 # What a window gives: estimates (S, C, t, F), and the mixture's complex spectrum (C, t, n_fft/2 + 1).
 Estimated = tuple[Tensor, Tensor]
-# Window after window: estimates to complex spectra (S, C, t, ≤ n_fft/2 + 1) of the stems; missing bins are 0.
-Divide = Callable[[Iterator[Estimated]], Iterator[Tensor]]
+# Window after window: estimates to complex spectra (C, t, ≤ n_fft/2 + 1) of one stem after the other; missing bins
+# are 0.
+Divide = Callable[[Iterator[Estimated]], Iterator[Iterable[Tensor]]]
 
 _STEM = re.compile(r"[^./\\\0][^/\\\0]{0,63}")
 _TAKEN = ("loss", "mean")  # curves are called train/loss and sdr/mean beside train/<stem> and sdr/<stem>
@@ -75,6 +76,7 @@ class Separator(nn.Module):
         self.mask = mask
         self.output = output
         self.unets = nn.ModuleList(UNet(spectrogram.channels, unet) for _ in self.stems)
+        self.arrange()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,8 +93,9 @@ class Separator(nn.Module):
         """Estimated magnitudes (B, S, C, T, F) of the stems of a mixture (B, C, T, F)."""
         shared = magnitudes.contiguous(memory_format=torch.channels_last)
         values = torch.stack([unet(shared) for unet in self.unets], dim=1)
-        bounded = values.softmax(dim=1) if self.output == "softmax" else values.sigmoid()
-        return bounded * magnitudes.unsqueeze(1)
+        bounded = values.softmax(dim=1) if self.output == "softmax" else values.sigmoid_()
+        # Training still needs what is bounded; otherwise one block of memory serves all.
+        return bounded * magnitudes.unsqueeze(1) if bounded.requires_grad else bounded.mul_(magnitudes.unsqueeze(1))
 
     @torch.inference_mode()
     def separate(self, waveform: Tensor, divide: Divide | None = None) -> Tensor:
@@ -132,7 +135,7 @@ class Separator(nn.Module):
         window of t <= T frames."""
         device = next(self.parameters()).device
         windows = spectrogram.windows(blocks, self.spectrogram)
-        spectra = (spectrogram.spectra(window.to(device), self.spectrogram) for window in windows)
+        spectra = (spectrogram.spectra(_brought(window, device), self.spectrogram) for window in windows)
         while group := list(itertools.islice(spectra, TOGETHER.get(device.type, 1))):
             yield from zip(self._estimates(group), group, strict=True)
 
@@ -140,22 +143,23 @@ class Separator(nn.Module):
         """The estimates (S, C, t, F) of each of these spectra (C, t, n_fft/2 + 1), t <= T."""
         frames, bins = self.spectrogram.frames, self.spectrogram.bins
         magnitudes = (spectrum[..., :bins].abs() for spectrum in group)
-        found = self(torch.stack([functional.pad(m, (0, 0, 0, frames - m.shape[-2])) for m in magnitudes]))
+        whole = torch.stack([functional.pad(m, (0, 0, 0, frames - m.shape[-2])) for m in magnitudes])
+        found = self(whole).contiguous()  # the networks leave channels side by side, all else works along the bins
         return (estimates[..., : spectrum.shape[-2], :] for estimates, spectrum in zip(found, group, strict=True))
 
     def lower(self, dtype: torch.dtype) -> None:
         """Makes the networks compute in `dtype` from now on, to separate faster; everything else stays float32."""
         for unet in self.unets:
+            assert isinstance(unet, UNet)
             unet.lower(dtype)
 
-    def by_ratio(self, windows: Iterable[Estimated]) -> Iterator[Tensor]:
-        """Spectra (S, C, t, n_fft/2 + 1) of the stems by the model's mask rule, or only their F bins that are not 0."""
-        bins = self.spectrogram.bins if self.mask.extension == "zeros" else self.spectrogram.full_bins
-        for estimates, spectrum in windows:
-            mixture = spectrum[..., : estimates.shape[-1]].abs()
-            found = masks.ratio(estimates.unsqueeze(0), mixture.unsqueeze(0), self.mask)[0]
-            full = masks.extend(found, bins, self.mask.extension)
-            yield full * spectrum[..., :bins]
+    def arrange(self) -> "Separator":
+        """Lays the kernels out channels last: a third faster on the CPU, and what tensor cores want. Returns itself."""
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def by_ratio(self, windows: Iterable[Estimated]) -> Iterator[Iterable[Tensor]]:
+        """Spectra of the stems by the model's mask rule; see `masks.divided`."""
+        return (masks.divided(estimates, spectrum, self.mask) for estimates, spectrum in windows)
 
     @torch.inference_mode()
     def statistics(self, blocks: Iterable[Tensor]) -> Iterator[wiener.Statistics]:
@@ -169,7 +173,7 @@ class Separator(nn.Module):
         Above the model's band the stems are silent.
         """
 
-        def divide(windows: Iterator[Estimated]) -> Iterator[Tensor]:
+        def divide(windows: Iterator[Estimated]) -> Iterator[Iterable[Tensor]]:
             return (self._filtered(estimates, spectrum, total) for estimates, spectrum in windows)
 
         return divide
@@ -177,7 +181,7 @@ class Separator(nn.Module):
     def by_wiener_of(self, count: int) -> Divide:
         """The same in one pass, with the statistics of `count` windows at a time, which are held in memory."""
 
-        def divide(windows: Iterator[Estimated]) -> Iterator[Tensor]:
+        def divide(windows: Iterator[Estimated]) -> Iterator[Iterable[Tensor]]:
             while held := list(itertools.islice(windows, count)):
                 parts = (wiener.statistics(self._all_of(*window), window[1]) for window in held)
                 yield from self.by_wiener(functools.reduce(operator.add, parts))(iter(held))
@@ -193,6 +197,11 @@ class Separator(nn.Module):
             return estimates
         rest = (spectrum[..., : estimates.shape[-1]].abs() - estimates.sum(0)).clamp(min=0)
         return torch.cat([estimates, rest.unsqueeze(0)])
+
+
+def _brought(window: Tensor, device: torch.device) -> Tensor:
+    """`window` on the device. A GPU fetches it while it computes what came before, which wants pinned memory."""
+    return window.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else window.to(device)
 
 
 def start_from(model: Separator, other: Separator) -> list[str]:

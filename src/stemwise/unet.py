@@ -83,7 +83,7 @@ class UNet(nn.Module):
 
     def forward(self, magnitudes: Tensor) -> Tensor:
         """(B, C, T, F) -> (B, C, T, F); T and F are multiples of `UNetSettings.stride`."""
-        skips = [self.encoder[0](magnitudes.to(self.encoder[0].weight.dtype))]
+        skips = [self.encoder[0](magnitudes.to(next(self.encoder.parameters()).dtype))]
         for norm, down in zip(self.encoder_norms, self.encoder[1:], strict=True):
             skips.append(down(self.encoder_activation(norm(skips[-1]))))
         x = skips.pop()
@@ -96,8 +96,9 @@ class UNet(nn.Module):
 
         Normalisation computes in float32 whatever it is given, and so does the last layer.
         """
-        for layer in (*self.encoder, *(up.convolution for up in self.decoder)):
-            layer.to(dtype)
+        for layer in self.modules():
+            if isinstance(layer, _Down | _Transposed):
+                layer.to(dtype)
 
     def _last(self, x: Tensor) -> Tensor:
         """In float32 under autocast too: exact where it decides, and with one input three times as fast on the CPU."""
@@ -138,7 +139,8 @@ class _Transposed(nn.ConvTranspose2d):
         super().__init__(before, after, kernel_size=5, stride=2, padding=1)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if self.in_channels > REARRANGED_UP_TO:
+        # What torch.compile makes of the other way is slower than this, and an exported graph is simpler.
+        if self.in_channels > REARRANGED_UP_TO or torch.compiler.is_compiling():
             # padding=1 crops one row at both ends; `same` crops one before and two after.
             return super().forward(x, output_size)[..., :-1, :-1]
         assert self.bias is not None
@@ -184,4 +186,5 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _activation(name: str) -> nn.Module:
-    return {"leaky_relu": nn.LeakyReLU(0.2), "relu": nn.ReLU(), "elu": nn.ELU()}[name]
+    made = {"leaky_relu": nn.LeakyReLU(0.2, True), "relu": nn.ReLU(True), "elu": nn.ELU(inplace=True)}
+    return made[name]
