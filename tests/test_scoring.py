@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import os
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import soundfile
 import torch
 
 from stemwise import index, masks, model_file, scoring, spectrogram
+from stemwise.cache import fingerprint
 from stemwise.commands import evaluate
 from stemwise.errors import UserError
 from stemwise.examples import songs as songs_of
@@ -50,7 +53,7 @@ def test_scores_are_musevals_own(small_separator, tmp_path):
     generator = torch.Generator().manual_seed(0)
     references = 0.1 * torch.randn(2, 1, 24000, generator=generator)
     estimates = references + 0.05 * torch.randn(2, 1, 24000, generator=generator)
-    document = scoring.bss_eval(references, estimates, STEMS, 8000)
+    document = scoring.score(references, estimates, STEMS, 8000)
     SDR, ISR, SIR, SAR = museval.evaluate(
         references.transpose(1, 2).numpy(), estimates.transpose(1, 2).numpy(), win=8000, hop=8000
     )
@@ -75,8 +78,8 @@ def test_a_second_run_scores_nothing_again(model_path, small_separator, tmp_path
     songs = two_songs(tmp_path)
     first = scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     called = []
-    score = scoring.bss_eval
-    monkeypatch.setattr(scoring, "bss_eval", lambda *a: called.append(1) or score(*a))
+    score = scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *a: called.append(1) or score(*a))
     second = scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     assert second.values == first.values
     assert not called
@@ -96,6 +99,96 @@ def test_songs_in_parallel_score_the_same(model_path, tmp_path):
     alone = scoring.evaluate(model_path, songs, tmp_path / "one", [], workers=0)
     together = scoring.evaluate(model_path, songs, tmp_path / "two", [], workers=2)
     assert alone.values == together.values
+
+
+@pytest.mark.parametrize("solver", scoring.SOLVERS)
+def test_a_song_in_parts_scores_the_same(model_path, tmp_path, solver):
+    songs = two_songs(tmp_path)
+    baselines = ["mixture", "oracle"]
+    alone = scoring.evaluate(model_path, songs, tmp_path / "one", baselines, workers=0, solver=solver)
+    assert scoring._jobs(songs, ("model", *baselines), 3)[0][1] == ("model",)
+    parts = scoring.evaluate(model_path, songs, tmp_path / "two", baselines, workers=3, solver=solver)
+    assert parts.values == alone.values
+
+
+def test_long_songs_come_first_and_results_in_order(model_path, tmp_path):
+    songs = two_songs(tmp_path)
+    later = [replace(songs[0], seconds=1.0), replace(songs[1], seconds=2.0)]
+    assert scoring._jobs(later, ("model",), 1) == [(1, ("model",)), (0, ("model",))]
+    first = scoring.evaluate(model_path, songs, tmp_path / "one", [], workers=0)
+    second = scoring.evaluate(model_path, later, tmp_path / "two", [], workers=2)
+    assert first.values == second.values
+
+
+def test_the_solvers_agree_and_their_documents_name_them(model_path, tmp_path):
+    songs = two_songs(tmp_path)
+    found = {
+        solver: scoring.evaluate(model_path, songs, tmp_path / solver, ["mixture"], workers=0, solver=solver)
+        for solver in scoring.SOLVERS
+    }
+    for stem in STEMS:
+        for metric in ("SDR", "ISR", "SIR"):  # the mixture has no artifacts: its SAR is that of rounding
+            for variant in ("model", "mixture"):
+                expected = found["museval"].values[variant][stem][metric]
+                assert found["torch"].values[variant][stem][metric] == pytest.approx(expected, abs=1e-3)
+    for solver in scoring.SOLVERS:
+        document = json.loads((tmp_path / solver / "model/0 vocals.json").read_text())
+        assert document["solver"] == solver
+        assert ("museval_version" in document) == (solver == "museval")
+    frames = [
+        [frame | {"metrics": [*frame["metrics"]]} for frame in document["targets"][0]["frames"]]
+        for document in (json.loads((tmp_path / s / "model/0 vocals.json").read_text()) for s in scoring.SOLVERS)
+    ]
+    assert frames[0] == frames[1]
+
+
+def test_one_solvers_scores_are_not_taken_for_the_others(model_path, tmp_path, monkeypatch):
+    songs, called = two_songs(tmp_path), []
+    score = scoring.score
+    monkeypatch.setattr(scoring, "score", lambda *a: called.append(a[-1]) or score(*a))
+    for solver in ("museval", "torch", "torch"):
+        scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0, solver=solver)
+    assert called == ["museval"] * 2 + ["torch"] * 2
+
+
+def test_museval_scores_from_before_there_was_a_solver_are_still_good(model_path, tmp_path, monkeypatch):
+    songs = two_songs(tmp_path)
+    first = scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0)
+    settings, signals = model_file.load(model_path).spectrogram, (songs[0].mixture, *songs[0].stems)
+    files = [[(fingerprint(cell.path), cell.stream, cell.channel) for cell in cells] for cells in signals]
+    digest = hashlib.blake2b(model_path.read_bytes(), digest_size=16).hexdigest()
+    parts = json.dumps([digest, settings.channels, STEMS, files])
+    path = tmp_path / "scores/model/0 vocals.json"
+    document = json.loads(path.read_text())
+    assert document.pop("solver") == "museval"
+    assert document["stemwise"] == hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+    path.write_text(json.dumps(document))
+    monkeypatch.setattr(scoring, "score", None)
+    assert scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0).values == first.values
+
+
+def test_reading_ahead_of_a_device_scores_the_same(model_path, tmp_path):
+    songs = two_songs(tmp_path)
+    results = []
+    for place, run in (("one", scoring._read_ahead), ("two", scoring._in_processes)):
+        order = scoring._jobs(songs, ("model",), 1)
+        jobs = scoring._Songs(model_path, songs, tmp_path / place, order, "torch", torch.device("cpu"))
+        results.append([(number, found["model"]["targets"]) for number, found in run(jobs, 0)])
+    assert results[0] == results[1]
+    assert len(results[0]) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_scores_as_the_processor(model_path, tmp_path):
+    songs = two_songs(tmp_path)
+    found = [
+        scoring.evaluate(model_path, songs, tmp_path / device, ["oracle"], solver="torch", device=device).values
+        for device in ("cpu", "cuda")
+    ]
+    for variant in ("model", "oracle"):
+        for stem in STEMS:
+            for metric in scoring.METRICS:
+                assert found[1][variant][stem][metric] == pytest.approx(found[0][variant][stem][metric], abs=1e-2)
 
 
 def test_silent_references_are_named_and_not_scored(model_path, tmp_path):
@@ -161,6 +254,11 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
     folder = tmp_path / "run/evaluation-test"
     assert {path.name for path in folder.iterdir()} == {"model", "mixture", "oracle", "scores.md", "scores.json"}
     assert "| accompaniment | oracle |" in done.output
+    assert "museval, dB, median" in done.output
+    faster = stemwise("evaluate", "checkpoint=run/model.safetensors", *keys, "solver=torch", "device=cpu")
+    assert faster.code == 0, faster.output
+    assert "BSSEval v4 (solver=torch), dB" in faster.output
+    assert (tmp_path / "run/evaluation-test-torch/scores.json").exists()
     assert (folder / "scores.md").read_text() in done.output
     assert stemwise("evaluate", "checkpoint=run/checkpoints/last.ckpt", *keys, "output=again").code == 0
     # A string is a list of one; no baselines are none.
@@ -172,13 +270,13 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
 
 def test_tables_without_a_number_are_json(tmp_path):
     scores = scoring.Scores({"model": {"vocals": {"SDR": [math.nan, 1.5]}}})
-    evaluate._report(scores, ("vocals",), tmp_path)
+    evaluate._report(scores, ("vocals",), tmp_path, "museval")
     text = (tmp_path / "scores.json").read_text()
     assert json.loads(text) == {"model": {"vocals": {"SDR": [None, 1.5]}}}
     (tmp_path / "scores.md").unlink()
     (tmp_path / "scores.md").mkdir()
     with pytest.raises(UserError, match=f"output={tmp_path}: cannot be written"):
-        evaluate._report(scores, ("vocals",), tmp_path)
+        evaluate._report(scores, ("vocals",), tmp_path, "museval")
 
 
 def test_scores_that_cannot_be_written_name_the_song_and_the_folder(model_path, tmp_path):
@@ -191,7 +289,7 @@ def test_scores_that_cannot_be_written_name_the_song_and_the_folder(model_path, 
 SLOW = """
 import sys, time
 from stemwise import cli, scoring
-scoring.bss_eval = lambda *a: (print("scoring", flush=True), time.sleep(60))
+scoring.score = lambda *a: (print("scoring", flush=True), time.sleep(60))
 sys.argv = ["stemwise", *sys.argv[2:]]
 sys.exit(cli.main())
 """
@@ -226,6 +324,10 @@ def test_ctrl_c_ends_the_workers_at_once_with_one_line(model_path, tmp_path, gro
         (["checkpoint=model.safetensors", "baselines=[magic]"], "baselines=magic"),
         (["checkpoint=model.safetensors", "baselines=magic"], "baselines=magic"),
         (["checkpoint=null"], "checkpoint=null"),
+        (["checkpoint=model.safetensors", "solver=foo"], "solver=foo: not one of museval, torch"),
+        (["checkpoint=model.safetensors", "device=cuda"], "device=cuda: museval computes on the processor"),
+        (["checkpoint=model.safetensors", "solver=torch", "device=tpu"], "device=tpu: this machine has no such"),
+        (["checkpoint=model.safetensors", "solver=torch", "device=cuda:99"], "Choose one of auto, cpu"),
         (["checkpoint=model.safetensors", "workers=-1"], "workers=-1"),
         (["checkpoint=model.safetensors", "workers=abc"], "workers=abc"),
         (["checkpoint=model.safetensors", "output=/proc/x"], "/proc/x: the scores cannot be written"),

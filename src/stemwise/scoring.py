@@ -1,7 +1,8 @@
-"""museval scores of a model over songs: BSSEval v4 as the published tables have it.
+"""BSSEval v4 scores of a model over songs, as the published tables have them: museval's own, or our solver's.
 
 Per song and stem, SDR, SIR, SAR and ISR in dB over windows of one second; a song's score is the median of
-its windows, a split's the median of its songs. Each song is a JSON file in museval's format.
+its windows, a split's the median of its songs. Each song is a JSON file in museval's format, whose key `solver` says
+what computed it.
 Axes: S stem, C channel, N sample.
 """
 
@@ -14,8 +15,12 @@ import re
 import signal
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stemwise import masks, model_file, progress, signals, spectrogram
+from stemwise import bss_eval, masks, model_file, progress, signals, spectrogram
 from stemwise.cache import fingerprint
 from stemwise.errors import UserError
 from stemwise.examples import Song
@@ -33,6 +38,14 @@ METRICS = ("SDR", "SIR", "SAR", "ISR")
 MODEL = "model"
 BASELINES = ("mixture", "oracle")
 KEY = "stemwise"  # beside museval's own keys: what the scores depend on
+MUSEVAL, TORCH = "museval", "torch"
+SOLVERS = (MUSEVAL, TORCH)
+READERS = 4  # songs that are decoded ahead of a GPU: each is 0.4 GB for four minutes of 4 stems
+
+# A song's number and the variants of it that are scored together.
+Job = tuple[int, Sequence[str]]
+# A song's number and the document of each variant.
+Result = tuple[int, dict[str, Any]]
 
 
 @dataclass
@@ -63,39 +76,90 @@ def evaluate(
     folder: Path,
     baselines: Sequence[str],
     workers: int | None = None,
+    solver: str = MUSEVAL,
+    device: str = "auto",
 ) -> Scores:
     """Scores a model file on songs, several at once, and writes `folder/<variant>/<song>.json`.
 
     A variant is `model`, or a baseline: `mixture` (the unprocessed mixture as the estimate of every stem) or
     `oracle` (the model's mask rule on the true magnitudes: the ceiling of such masks). Songs whose JSON is
-    there, for the same model and files, are not scored again. Stems that are silent throughout a song have
+    there, for the same model, files and solver, are not scored again. Stems that are silent throughout a song have
     no score there and are named in the result.
+
+    `solver` is `museval`, on the processor, or `torch` (see `bss_eval`). With that, `device` is where networks and
+    solver compute: `cpu`, `cuda`, `cuda:1`, or `auto`, the GPU if there is one.
     """
     if wrong := [name for name in baselines if name not in BASELINES]:
         raise UserError(f"baselines={wrong[0]}: not one of {', '.join(BASELINES)}.")
-    _check_museval()
+    where = _device(device, solver)
+    if solver == MUSEVAL:
+        _check_museval()
     _make(folder)
-    jobs = _Songs(model_path, songs, folder, (MODEL, *baselines))
+    variants = (MODEL, *baselines)
     cores = len(os.sched_getaffinity(0)) if workers is None else workers
-    loader = DataLoader(
-        jobs,
-        batch_size=None,
-        num_workers=min(cores, len(songs)),
-        collate_fn=_same,
-        worker_init_fn=_start_worker,
-    )
-    scores = Scores({variant: {} for variant in (MODEL, *baselines)})
+    jobs = _Songs(model_path, songs, folder, _jobs(songs, variants, cores), solver, where)
+    results = _in_processes(jobs, cores) if where.type == "cpu" else _read_ahead(jobs, min(cores, READERS))
+    found: list[dict[str, Any]] = [{} for _ in songs]
     try:
-        for number, found in progress.track(loader, what="Scoring songs", total=len(songs)):
-            if isinstance(found, str):
-                raise UserError(found)
-            for variant, document in found.items():
-                _add(scores.values[variant], document)
-            if silent := sorted(set(jobs.stems) - {target["name"] for target in found[MODEL]["targets"]}):
-                scores.silent[songs[number].name] = silent
+        for number, documents in progress.track(results, what="Scoring songs", total=len(jobs)):
+            found[number] |= documents
     except KeyboardInterrupt:
         _end_workers()
         raise
+    return _scores(songs, found, variants, jobs.model.stems)
+
+
+def _jobs(songs: Sequence[Song], variants: Sequence[str], cores: int) -> list[Job]:
+    """The longest songs first, so that none is left to one core in the end; a song in parts if there are few."""
+    parts = [variants] if len(songs) >= cores else [(variant,) for variant in variants]
+    order = sorted(range(len(songs)), key=lambda number: -songs[number].seconds)
+    return [(number, part) for number in order for part in parts]
+
+
+def _in_processes(jobs: "_Songs", cores: int) -> Iterator[Result]:
+    """The results of all jobs, as they come, each from a process with its share of the cores."""
+    workers = min(cores, len(jobs))
+    # museval's scores depend on the number of threads where a reference is ill-conditioned; one is also the fastest.
+    threads = cores // workers if workers and jobs.solver == TORCH else 1
+    loader = DataLoader(
+        jobs,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_same,
+        worker_init_fn=partial(_start_worker, jobs.solver, threads),
+        # Whoever is done takes the next song.
+        in_order=False,
+        prefetch_factor=1 if workers else None,
+    )
+    for result in loader:
+        if isinstance(result, str):
+            raise UserError(result)
+        yield result
+
+
+def _read_ahead(jobs: "_Songs", readers: int) -> Iterator[Result]:
+    """The results of all jobs, one after the other on one device, while threads decode the next songs."""
+    # Convolutions would lose half of float32's digits, and the scores would not be those of the processor.
+    torch.backends.cudnn.allow_tf32 = False
+    numbers = iter(range(len(jobs)))
+    with ThreadPoolExecutor(max(readers, 1)) as pool:
+        ahead = deque(pool.submit(jobs.read, number) for number in islice(numbers, max(readers, 1)))
+        while ahead:
+            read = ahead.popleft().result()
+            ahead.extend(pool.submit(jobs.read, number) for number in islice(numbers, 1))
+            yield jobs.finish(read)
+
+
+def _scores(
+    songs: Sequence[Song], found: Sequence[Mapping[str, Any]], variants: Sequence[str], stems: Sequence[str]
+) -> Scores:
+    """Scores in the order of the songs, from the documents of each."""
+    scores = Scores({variant: {} for variant in variants})
+    for song, documents in zip(songs, found, strict=True):
+        for variant in variants:
+            _add(scores.values[variant], documents[variant])
+        if silent := sorted(set(stems) - {target["name"] for target in documents[MODEL]["targets"]}):
+            scores.silent[song.name] = silent
     return scores
 
 
@@ -115,61 +179,132 @@ def oracle(mixture: Tensor, stems: Tensor, model: Separator) -> Tensor:
     )
 
 
-def bss_eval(references: Tensor, estimates: Tensor, stems: Sequence[str], sample_rate: int) -> dict[str, Any]:
+def score(
+    references: Tensor, estimates: Tensor, stems: Sequence[str], sample_rate: int, solver: str = MUSEVAL
+) -> dict[str, Any]:
     """museval's JSON document for the stems (S, C, N) that are not silent, in references and estimates."""
+    heard = [i for i in range(len(stems)) if _is_heard(references[i]) and _is_heard(estimates[i])]
+    solve = _by_museval if solver == MUSEVAL else _by_torch
+    document = solve(references[heard], estimates[heard], [stems[i] for i in heard], sample_rate)
+    return {**document, "solver": solver}
+
+
+def _by_museval(references: Tensor, estimates: Tensor, stems: Sequence[str], sample_rate: int) -> dict[str, Any]:
     import museval
 
-    heard = [i for i in range(len(stems)) if _is_heard(references[i]) and _is_heard(estimates[i])]
     store = museval.TrackStore(track_name="", win=1.0, hop=1.0)
-    if heard:
+    if stems:
         values = museval.evaluate(
-            references[heard].transpose(1, 2).double().numpy(),
-            estimates[heard].transpose(1, 2).double().numpy(),
+            references.transpose(1, 2).double().numpy(),
+            estimates.transpose(1, 2).double().numpy(),
             win=sample_rate,
             hop=sample_rate,
         )
-        for row, i in enumerate(heard):
+        for row, stem in enumerate(stems):
             by_metric = dict(zip(("SDR", "ISR", "SIR", "SAR"), (value[row].tolist() for value in values), strict=True))
-            store.add_target(stems[i], by_metric)
+            store.add_target(stem, by_metric)
     return json.loads(store.json)
 
 
-class _Songs(Dataset[tuple[int, dict[str, Any] | str]]):
-    """Item i scores song i, or reads its scores: work for a loader's processes."""
+def _by_torch(references: Tensor, estimates: Tensor, stems: Sequence[str], sample_rate: int) -> dict[str, Any]:
+    if not stems:
+        return {"targets": []}
+    with torch.inference_mode():
+        values = bss_eval.evaluate(references, estimates, sample_rate)
+    by_metric = {metric: values[metric].tolist() for metric in ("SDR", "SIR", "SAR", "ISR")}
+    return {
+        "targets": [
+            {
+                "name": stem,
+                "frames": [
+                    # museval's digits.
+                    {
+                        "time": float(at),
+                        "duration": 1.0,
+                        "metrics": {m: round(v[row][at], 5) for m, v in by_metric.items()},
+                    }
+                    for at in range(values["SDR"].shape[-1])
+                ],
+            }
+            for row, stem in enumerate(stems)
+        ]
+    }
 
-    def __init__(self, model_path: Path, songs: Sequence[Song], folder: Path, variants: Sequence[str]) -> None:
-        self.model = model_file.load(model_path)
-        self.songs, self.folder, self.variants = songs, folder, variants
+
+@dataclass(frozen=True)
+class _Read:
+    """A job's documents, None where there are none yet; if some are missing, the song's (1+S, C, N) to make them of."""
+
+    number: int
+    documents: dict[str, dict[str, Any] | None]
+    waveforms: Tensor | None
+
+
+class _Songs(Dataset[Result | str]):
+    """Item i does job i, or reads its scores: work for a loader's processes."""
+
+    def __init__(
+        self,
+        model_path: Path,
+        songs: Sequence[Song],
+        folder: Path,
+        jobs: Sequence[Job],
+        solver: str,
+        device: torch.device,
+    ) -> None:
+        self.model = model_file.load(model_path).to(device)
+        self.songs, self.folder, self.jobs, self.solver, self.device = songs, folder, jobs, solver, device
         self.digest = hashlib.blake2b(model_path.read_bytes(), digest_size=16).hexdigest()
-        self.stems = self.model.stems
         self.paths = [_file_name(song.name) for song in songs]
 
     def __len__(self) -> int:
-        return len(self.songs)
+        return len(self.jobs)
 
-    def __getitem__(self, number: int) -> tuple[int, dict[str, Any] | str]:
-        keys = {variant: self._key(variant, self.songs[number]) for variant in self.variants}
-        paths = {variant: self.folder / variant / self.paths[number] for variant in self.variants}
-        found = {variant: _read(paths[variant], key) for variant, key in keys.items()}
+    def __getitem__(self, job: int) -> Result | str:
+        """The job's result; the message if a `UserError` ends it, which no process could hand on with its type."""
         try:
-            if missing := [variant for variant, document in found.items() if document is None]:
-                found |= self._score(self.songs[number], missing)
-                for variant in missing:
-                    _write(paths[variant], {**found[variant], KEY: keys[variant]})  # type: ignore[dict-item]
+            return self.finish(self.read(job))
         except UserError as error:
-            return number, f"{self.songs[number].name}: {error}"
-        return number, found
+            return str(error)
 
-    def _score(self, song: Song, variants: Sequence[str]) -> dict[str, Any]:
-        waveforms = signals.stack([song.mixture, *song.stems], self.model.spectrogram)
-        mixture, stems = waveforms[0], waveforms[1:]
+    def read(self, job: int) -> _Read:
+        """What is there of a job. Raises `UserError` if the song cannot be read."""
+        number, variants = self.jobs[job]
+        song = self.songs[number]
+        found = {variant: _read(self._path(variant, number), self._key(variant, song)) for variant in variants}
+        if all(found.values()):
+            return _Read(number, found, None)
+        try:
+            return _Read(number, found, signals.stack([song.mixture, *song.stems], self.model.spectrogram))
+        except UserError as error:
+            raise UserError(f"{song.name}: {error}") from None
+
+    def finish(self, read: _Read) -> Result:
+        """All of a job's documents; writes those that were missing. Raises `UserError` if that cannot be."""
+        song, documents = self.songs[read.number], dict(read.documents)
+        missing = [variant for variant, document in documents.items() if document is None]
+        if read.waveforms is not None:
+            documents |= self._score(read.waveforms, missing)
+        try:
+            for variant in missing:
+                _write(self._path(variant, read.number), {**documents[variant], KEY: self._key(variant, song)})  # type: ignore[dict-item]
+        except UserError as error:
+            raise UserError(f"{song.name}: {error}") from None
+        return read.number, documents
+
+    def _score(self, waveforms: Tensor, variants: Sequence[str]) -> dict[str, Any]:
+        mixture, *parts = waveforms.to(self.device)
+        stems = torch.stack(parts)
         make = {
             MODEL: lambda: self.model.separate(mixture),
             "mixture": lambda: mixture.expand_as(stems),
             "oracle": lambda: oracle(mixture, stems, self.model),
         }
         rate = self.model.spectrogram.sample_rate
-        return {variant: bss_eval(stems, make[variant](), self.stems, rate) for variant in variants}
+        return {variant: score(stems, make[variant](), self.model.stems, rate, self.solver) for variant in variants}
+
+    def _path(self, variant: str, number: int) -> Path:
+        return self.folder / variant / self.paths[number]
 
     def _key(self, variant: str, song: Song) -> str:
         """Names all that a variant's scores of a song depend on."""
@@ -179,8 +314,10 @@ class _Songs(Dataset[tuple[int, dict[str, Any] | str]]):
             "oracle": self.model.settings,
         }
         files = [[(fingerprint(c.path), c.stream, c.channel) for c in s] for s in (song.mixture, *song.stems)]
-        parts = json.dumps([how[variant], self.model.spectrogram.channels, list(self.stems), files])
-        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+        parts = [how[variant], self.model.spectrogram.channels, list(self.model.stems), files]
+        # museval's name is left out: its scores from before there was another solver are still good.
+        parts += [] if self.solver == MUSEVAL else [self.solver]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def _add(values: dict[str, dict[str, list[float]]], document: Mapping[str, Any]) -> None:
@@ -245,6 +382,21 @@ def _file_name(song: str) -> str:
     return f"{os.fsencode(name)[:237].decode('utf-8', 'ignore')}-{digest}.json"
 
 
+def _device(name: str, solver: str) -> torch.device:
+    """Where networks and solver compute. Raises `UserError` for what is not there, or no solver can use."""
+    if solver not in SOLVERS:
+        raise UserError(f"solver={solver}: not one of {', '.join(SOLVERS)}.")
+    if solver == MUSEVAL and name not in ("auto", "cpu"):
+        raise UserError(f"device={name}: museval computes on the processor only. Set solver=torch, or device=cpu.")
+    if solver == MUSEVAL or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    there = ["auto", "cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if name not in there or (name == "cuda" and not torch.cuda.is_available()):
+        there.remove("cuda")
+        raise UserError(f"device={name}: this machine has no such device. Choose one of {', '.join(there)}.")
+    return torch.device("cuda" if name == "auto" else name)
+
+
 def _check_museval() -> None:
     try:
         import museval  # noqa: F401
@@ -255,13 +407,14 @@ def _check_museval() -> None:
         raise UserError(f"evaluation needs ffmpeg and ffprobe on the PATH ({error}). apt-get install ffmpeg") from None
 
 
-def _start_worker(_: int) -> None:
-    """One thread per song, because songs run side by side; Ctrl-C is the main process's business."""
-    from threadpoolctl import threadpool_limits
-
+def _start_worker(solver: str, threads: int, _: int) -> None:
+    """So many threads for a song, because songs run side by side; Ctrl-C is the main process's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threadpool_limits(1)
+    torch.set_num_threads(threads)
+    if solver == MUSEVAL:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads)
 
 
 def _end_workers() -> None:

@@ -1,4 +1,4 @@
-"""`stemwise evaluate checkpoint=PATH data=… split=test`: museval scores of a model, as a Hydra command."""
+"""`stemwise evaluate checkpoint=PATH data=… split=test`: BSSEval scores of a model, as a Hydra command."""
 
 import json
 import logging
@@ -40,17 +40,20 @@ def command(cfg: DictConfig) -> None:
     songs = instantiate(cfg.data, **own, _convert_="all").songs(cfg.split)
     folder = _folder(cfg, checkpoint)
     log.info("%d songs of %s, scores in %s", len(songs), cfg.split, folder)
-    scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers)
-    _report(scores, model.stems, folder)
+    solver, device = str(cfg.solver), str(cfg.device)
+    scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers, solver, device)
+    _report(scores, model.stems, folder, solver)
 
 
 def _folder(cfg: DictConfig, checkpoint: Path) -> Path:
     """Where the scores go: beside the model, or, for a model by name, into the current folder."""
     if cfg.output is not None:
         return Path(str(cfg.output))
+    # A folder for each solver, so that trying one does not replace what the other took hours for.
+    solver = "" if cfg.solver == "museval" else f"-{cfg.solver}"
     if str(cfg.checkpoint) != str(checkpoint):
-        return Path(f"evaluation-{cfg.split}-{checkpoint.stem}")
-    return checkpoint.parent / f"evaluation-{cfg.split}"
+        return Path(f"evaluation-{cfg.split}-{checkpoint.stem}{solver}")
+    return checkpoint.parent / f"evaluation-{cfg.split}{solver}"
 
 
 def _workers(value: Any) -> int | None:
@@ -68,7 +71,7 @@ def _names(value: Any) -> list[str]:
     return [] if value is None else [str(value)]
 
 
-def _report(scores: "Scores", stems: tuple[str, ...], folder: Path) -> None:
+def _report(scores: "Scores", stems: tuple[str, ...], folder: Path, solver: str) -> None:
     table = scores.table(stems)
     try:
         (folder / "scores.md").write_text(table + "\n", encoding="utf-8")
@@ -78,7 +81,8 @@ def _report(scores: "Scores", stems: tuple[str, ...], folder: Path) -> None:
         raise UserError(
             f"output={folder}: cannot be written ({error.strerror}). Choose another folder, or make room."
         ) from None
-    print(f"\nmuseval, dB, median of 1 s windows, then of songs:\n\n{table}\n")
+    name = "museval" if solver == "museval" else f"BSSEval v4 (solver={solver})"
+    print(f"\n{name}, dB, median of 1 s windows, then of songs:\n\n{table}\n")
     if scores.silent:
         songs = "; ".join(f"{song}: {', '.join(names)}" for song, names in scores.silent.items())
         print(f"{len(scores.silent)} songs with silent stems, which have no score there: {songs}")
