@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from stemwise import launch
+from stemwise import allocator, checks, launch
 from stemwise.errors import UserError
 
 log = logging.getLogger("stemwise.train")
@@ -26,9 +26,11 @@ def command(cfg: DictConfig) -> None:
     """Trains what `cfg` describes; see `conf/train.yaml`."""
     import lightning
 
+    allocator.keep_freed_memory()
     launch.quiet_lightning()
     folder = Path(HydraConfig.get().runtime.output_dir)
-    _check(cfg)
+    checks.training(cfg)
+    _set_precision(cfg.matmul_precision)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
     model, facts = _model(cfg, complete=data.complete)
@@ -40,24 +42,12 @@ def command(cfg: DictConfig) -> None:
     _finish(trainer, module, data, folder)
 
 
-def _check(cfg: DictConfig) -> None:
-    if not cfg.stem_names:
-        raise UserError(
-            f"stems={cfg.stems}: no such set of stems. Choose {', '.join(cfg.stem_sets)}, "
-            "or name your own: stem_names=[vocals,guitar]."
-        )
-    if not OmegaConf.is_list(cfg.stem_names) or not all(isinstance(name, str) for name in cfg.stem_names):
-        raise UserError(f"stem_names={cfg.stem_names} is not a list of names. Write stem_names=[vocals,guitar].")
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed} is not a whole number from 0 on.")
-    if cfg.ema is not None and not (isinstance(cfg.ema, float) and 0 < cfg.ema < 1):
-        raise UserError(f"ema={cfg.ema} is not a decay between 0 and 1, such as 0.999.")
-    for stem, parts in (cfg.stem_sums or {}).items():
-        if not (isinstance(parts, str) or OmegaConf.is_list(parts)):
-            raise UserError(f"stem_sums.{stem}={parts} is not a list of columns, nor `rest`.")
-    for key in ("ckpt_path", "init_from", "data.root", "data.train", "data.valid", "data.test", "data.cache"):
-        if not isinstance(value := OmegaConf.select(cfg, key), str | None):
-            raise UserError(f"{key}={value} is not a path.")
+def _set_precision(matmul: str) -> None:
+    """Lets a GPU compute float32 with less than float32's precision, unless `matmul` is `highest`."""
+    import torch
+
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = matmul != "highest"  # torch's own default is True
 
 
 def _checkpoint(path: str | None, folder: Path, model: Any) -> Path | None:
@@ -114,43 +104,48 @@ def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) 
     if cfg.normalization is None and normalization == "stored":
         log.info("normalization=stored: as the model of init_from was trained.")
     own = {"sums": data.sums, "normalization": normalization}
-    return SeparatorTraining(model, instantiate(cfg.optimizer), instantiate(cfg.scheduler), own, normalization)
+    parts = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
+    return SeparatorTraining(model, *parts, own, normalization, cfg.compile)
 
 
 def _trainer(cfg: DictConfig, folder: Path) -> Any:
-    from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-
-    from stemwise import callbacks
-
-    interactive = sys.stderr.isatty()
     loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values()]
     for logger in loggers:
         logger.log_hyperparams(launch.plain(cfg))
-    parts: list[Any] = [callbacks.RunFolder(folder)]
-    if cfg.ema is not None:
-        parts.append(callbacks.EMA(decay=cfg.ema))
-    if loggers:
-        parts.append(LearningRateMonitor())
-    if not interactive:
-        parts.append(callbacks.Lines())
-    parts.append(
-        ModelCheckpoint(
-            folder / "checkpoints",
-            filename="best",
-            monitor=callbacks.SCORE,
-            mode="max",
-            enable_version_counter=False,
-        )
-    )
-    bar = cfg.trainer.enable_progress_bar
     return instantiate(
         cfg.trainer,
         _convert_="all",
         default_root_dir=str(folder),
-        callbacks=parts,
+        callbacks=_callbacks(cfg, folder, logged=bool(loggers)),
         logger=loggers or False,
-        enable_progress_bar=interactive if bar is None else bar,
+        enable_progress_bar=_shows_bar(cfg),
     )
+
+
+def _shows_bar(cfg: DictConfig) -> bool:
+    wanted = cfg.trainer.enable_progress_bar
+    return sys.stderr.isatty() if wanted is None else wanted
+
+
+def _callbacks(cfg: DictConfig, folder: Path, logged: bool) -> list[Any]:
+    import torch
+    from lightning.pytorch import callbacks as lightnings
+
+    from stemwise import callbacks
+
+    parts: list[Any] = [callbacks.RunFolder(folder)]
+    if cfg.ema is not None:
+        parts.append(callbacks.EMA(decay=cfg.ema))
+    if logged:
+        parts.append(lightnings.LearningRateMonitor())
+    if _shows_bar(cfg):
+        # A bar shows the loss, and to look at that is to wait for the device.
+        parts.append(lightnings.TQDMProgressBar(refresh_rate=10 if torch.cuda.is_available() else 1))
+    if not sys.stderr.isatty():
+        parts.append(callbacks.Lines())
+    best: Any = {"filename": "best", "monitor": callbacks.SCORE, "mode": "max", "enable_version_counter": False}
+    parts.append(lightnings.ModelCheckpoint(folder / "checkpoints", **best))
+    return parts
 
 
 def _finish(trainer: Any, module: Any, data: Any, folder: Path) -> None:

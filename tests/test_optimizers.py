@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 
 from stemwise import optimizers
 
@@ -39,3 +41,22 @@ def test_a_resumed_run_goes_on_with_the_step_count():
     second = optimizers.tensorflow_adam([weight], lr=1e-3)
     second.load_state_dict(first.state_dict())
     np.testing.assert_allclose(stepped(second, weight, gradients[10:]), reference(gradients), rtol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.adam, optimizers.adamw])
+def test_fused_steps_leave_gradients_to_be_clipped(optimizer):
+    """Lightning refuses to clip where the optimiser would divide the gradients itself, whatever the precision."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    weight.grad = torch.full_like(weight, 10.0)
+    fused = optimizer([weight], lr=0.1)
+    assert fused.defaults["fused"]
+    precision = MixedPrecision("bf16-mixed", "cpu")
+    precision._lightning_module = torch.nn.ParameterList([weight])
+    precision.main_params = lambda _: [weight]
+    precision.clip_gradients(fused, 1.0)
+    assert float(weight.grad.norm()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_other_arguments_of_torch_go_through():
+    group = optimizers.adamw([torch.zeros(1)], lr=0.1, weight_decay=0.5, betas=(0.8, 0.9)).param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (0.1, 0.5, (0.8, 0.9))

@@ -90,6 +90,52 @@ def test_resumed_equals_uninterrupted(train, workers, ema):
             torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
 
 
+def test_a_resumed_run_accumulates_as_an_uninterrupted_one(train):
+    """Two batches a step, epochs of four, a schedule that counts steps: stopped in the middle of an epoch."""
+    keys = ["data.batch_size=1", "trainer.accumulate_grad_batches=2", "augment=remix", "scheduler=cosine", "ema=0.9"]
+    keys += ["scheduler.T_max=7", "optimizer.lr=0.001", "trainer.val_check_interval=4"]
+    whole = train("hydra.run.dir=whole", "trainer.max_steps=7", *keys)
+    train("hydra.run.dir=parts", "trainer.max_steps=3", *keys)
+    resumed = train("hydra.run.dir=parts", "trainer.max_steps=7", "ckpt_path=last", *keys)
+    assert (whole.code, resumed.code) == (0, 0), resumed.output
+    one, other = (torch.load(Path(name) / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "parts"))
+    assert one["global_step"] == 7
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_compiled_runs_resume_and_leave_the_same_files(train):
+    """With dropout, whose numbers come from torch's generator there too; the same up to rounding, 3.5e-6 here."""
+    keys = ["compile=default", "ema=0.9", "data.batch_size=2", "trainer.val_check_interval=4"]
+    whole = train("hydra.run.dir=whole", "trainer.max_steps=5", *keys)
+    train("hydra.run.dir=parts", "trainer.max_steps=2", *keys)
+    resumed = train("hydra.run.dir=parts", "trainer.max_steps=5", "ckpt_path=last", *keys)
+    assert (whole.code, resumed.code) == (0, 0), resumed.output
+    assert "compile=default: compiling the networks" in whole.output
+    assert "Compiled in " in whole.output
+    one, other = (torch.load(Path(name) / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "parts"))
+    tenth_of_a_step = 0.1 * one["optimizer_states"][0]["param_groups"][0]["lr"]
+    for part in ("state_dict", "current_model_state"):
+        learned = [name for name in one[part] if name.endswith(("weight", "bias"))]
+        for name in learned:
+            torch.testing.assert_close(one[part][name], other[part][name], rtol=0, atol=tenth_of_a_step)
+    plain = train("hydra.run.dir=parts", "trainer.max_steps=6", "ckpt_path=last", *keys[1:])
+    assert plain.code == 0, plain.output
+    assert model_file.load(Path("whole/model.safetensors")).stems == ("vocals", "drums", "bass", "other")
+
+
+def test_without_a_compiler_a_run_ends_with_a_message(train, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    done = train("compile=default", "stems=1")
+    assert done.code == 2, done.output
+    assert "compile=default: InvalidCxxCompiler" in done.output
+    assert "set compile=null" in done.output
+    assert "Traceback" not in done.output
+
+
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(train, monkeypatch):
     """The checkpoint of a validation in the middle of an epoch: what came after it is done once more."""
     keys = ["data.batch_size=2", "data.examples_per_song=3", "trainer.val_check_interval=4"]
@@ -239,9 +285,12 @@ def test_stems_can_be_sums_and_parts_of_the_columns(train, stems, names, rest):
         ["logger=[csv,tensorboard]"],
         ["trainer.accumulate_grad_batches=2"],
         ["trainer.precision=bf16-mixed"],
+        ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"],
+        ["matmul_precision=high"],
+        ["trainer.enable_progress_bar=true"],
         ["data.num_workers=2"],
     ],
-    ids=lambda overrides: overrides[0],
+    ids=" ".join,
 )
 def test_the_choices_train(train, overrides):
     done = train("trainer.max_steps=2", *overrides)
@@ -340,6 +389,15 @@ def bad(overrides: list[str], *expected: str) -> object:
         bad(["model.unet.filters=5"], "unet.filters=5 is not a list"),
         bad(["init_from=5"], "init_from=5 is not a path"),
         bad(["trainer.accelerator=abacus"], "abacus"),
+        bad(["compile=fast"], "compile=fast is not one of default, reduce-overhead"),
+        bad(["compile=true"], "compile=True is not one of default"),
+        bad(["compile=max-autotune", "trainer.accumulate_grad_batches=2"], "CUDA graphs", "Set compile=default"),
+        bad(["matmul_precision=32"], "matmul_precision=32 is not one of highest, high, medium"),
+        pytest.param(
+            ["trainer=gpu", "trainer.accelerator=gpu"],
+            ("trainer.accelerator=gpu: PyTorch", "nvidia-smi", "trainer=default"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(train, overrides, expected):

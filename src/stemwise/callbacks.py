@@ -8,7 +8,8 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import stemwise
 from stemwise import model_file
@@ -116,11 +117,15 @@ class RunFolder(Callback):
             self.best = max(self.best, score)
 
 
-class EMA(EMAWeightAveraging):
-    """Lightning's exponential moving average, whose weights stay in place until the validation is over.
+class EMA(WeightAveraging):
+    """Exponential moving average of weights and statistics, which stays in place until the validation is over.
 
-    Lightning's own swaps them back before the callbacks that write the validated model get their turn.
+    Lightning's own swaps the weights back before the callbacks that write the validated model get their turn, and
+    averages tensor by tensor: six times as long as all at once.
     """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Optimisers that torch does not have."""
+"""Optimisers as torch does not have them: one pass over the weights at a step, and TensorFlow's Adam."""
 
 import math
 from collections.abc import Iterable
@@ -6,6 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def adam(params: Iterable[Tensor], lr: float = 1e-4, **options: Any) -> torch.optim.Adam:
+    """torch's Adam in its fused form; `options` are its other arguments."""
+    return _clippable(torch.optim.Adam(params, **{"lr": lr, "fused": True, **options}))
+
+
+def adamw(params: Iterable[Tensor], lr: float = 1e-4, **options: Any) -> torch.optim.AdamW:
+    """torch's AdamW in its fused form; `options` are its other arguments."""
+    return _clippable(torch.optim.AdamW(params, **{"lr": lr, "fused": True, **options}))
+
+
+def _clippable(optimizer: Any) -> Any:
+    """Lets the scaler of `16-mixed` divide the gradients before the step, not in it.
+
+    A fused step offers to do so, and Lightning then refuses to clip gradients at any precision.
+    """
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def tensorflow_adam(

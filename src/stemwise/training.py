@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stemwise import metrics
+from stemwise import compilation, metrics
 from stemwise.errors import UserError
 from stemwise.separator import Separator
 
@@ -29,6 +29,10 @@ class SeparatorTraining(lightning.LightningModule):
     to say (Keras layers that are not told to train, in a graph of TensorFlow 1): a model of its starts as the
     model that it was only with `stored`.
 
+    `compile` is a mode of torch.compile (`compilation.MODES`) for the networks and their loss, or None. Only training
+    steps go that way: their batches are all of one size. A validation has other sizes and few batches, and would be
+    compiled for longer than it takes.
+
     `facts` are plain values that go with the model wherever it is saved, such as which columns its stems are.
     """
 
@@ -39,15 +43,16 @@ class SeparatorTraining(lightning.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler],
         facts: Mapping[str, Any] | None = None,
         normalization: str = "batch",
+        compile: str | None = None,
     ) -> None:
         super().__init__()
         if normalization not in NORMALIZATIONS:
             raise UserError(f"normalization={normalization} is not one of {', '.join(NORMALIZATIONS)}.")
         self.normalization = normalization
-        # A third faster on the CPU, and what tensor cores want.
-        self.separator = separator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.separator = separator
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.facts = dict(facts or {})
+        self.training_losses = losses if compile is None else compilation.compiled(losses, compile)
         self._hold_statistics()  # Lightning need not call `train`: it leaves modules in the mode that they have
 
     def train(self, mode: bool = True) -> "SeparatorTraining":
@@ -70,8 +75,8 @@ class SeparatorTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        losses = l1(self.separator(batch["mixture"]), batch["stems"])
-        return self._log_losses("train", losses, len(batch["stems"]))
+        found = self.training_losses(self.separator, batch["mixture"], batch["stems"])
+        return self._log_losses("train", found, len(batch["stems"]))
 
     def on_validation_epoch_start(self) -> None:
         stems = len(self.separator.stems)
@@ -80,8 +85,8 @@ class SeparatorTraining(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], _: int, dataloader_idx: int = CROPS) -> None:
         if dataloader_idx == CROPS:
-            losses = l1(self.separator(batch["mixture"]), batch["stems"])
-            self._log_losses("val", losses, len(batch["stems"]))
+            found = losses(self.separator, batch["mixture"], batch["stems"])
+            self._log_losses("val", found, len(batch["stems"]))
             return
         scores = metrics.usdr(batch["stems"], self.separator.separate(batch["mixture"]))
         self._sdr_sum += scores.nan_to_num(nan=0.0)
@@ -108,6 +113,11 @@ class SeparatorTraining(lightning.LightningModule):
         loss = losses.sum()
         self.log(f"{split}/loss", loss, prog_bar=training, **options)
         return loss
+
+
+def losses(separator: Separator, mixture: Tensor, stems: Tensor) -> Tensor:
+    """Loss of each stem (S,) for magnitudes of a mixture (B, C, T, F) and its stems (B, S, C, T, F)."""
+    return l1(separator(mixture), stems)
 
 
 def l1(estimates: Tensor, stems: Tensor) -> Tensor:
