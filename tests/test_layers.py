@@ -19,6 +19,8 @@ GROUND = {
     "audio": {"decoding", "encoding", "errors", "resampling"},
     "naming": {"errors"},
     "wiener": set(),
+    "bss_eval": set(),
+    "sharing": set(),
     "spectrogram": {"errors"},
     "unet": {"errors"},
     "masks": {"errors"},
@@ -30,7 +32,7 @@ MODEL = {
     "signals": {"audio", "index", "spectrogram"},
     "storage": {"errors", "spectrogram"},
     "cache": {"audio", "errors", "index", "progress", "signals", "spectrogram", "storage"},
-    "examples": {"augment", "cache", "index", "signals", "spectrogram"},
+    "examples": {"augment", "cache", "index", "sharing", "signals", "spectrogram", "storage"},
     "separator": {"errors", "masks", "spectrogram", "unet", "wiener"},
     "model_file": {"errors", "masks", "separator", "spectrogram", "unet"},
     "spleeter": {"errors", "masks", "separator", "spectrogram", "unet"},
@@ -39,6 +41,7 @@ MODEL = {
     "separation": {"audio", "encoding", "errors", "progress", "resampling", "separator"},
     "api": {"errors", "model_file", "pretrained", "separation", "separator"},
     "scoring": {
+        "bss_eval",
         "cache",
         "errors",
         "examples",
@@ -52,15 +55,18 @@ MODEL = {
     "datasets": {"errors", "index", "progress"},
 }
 TRAINING = {
-    "data": {"augment", "cache", "errors", "examples", "index", "spectrogram", "storage"},
-    "training": {"errors", "metrics", "separator"},
+    "data": {"augment", "cache", "errors", "examples", "index", "sharing", "spectrogram", "storage"},
+    "compilation": {"errors"},
+    "training": {"compilation", "errors", "metrics", "separator"},
     "callbacks": {"data", "errors", "model_file", "training"},
     "loggers": set(),
     "optimizers": set(),
 }
 ENTRY = {
     "launch": {"errors"},
+    "checks": {"compilation", "errors"},
     "commands": {
+        "allocator",
         "encoding",
         "errors",
         "export",
@@ -75,7 +81,17 @@ ENTRY = {
         "spleeter",
     },
     "cli": {"commands", "errors"},
-    "train": {"callbacks", "errors", "launch", "model_file", "pretrained", "separator", "training"},
+    "train": {
+        "allocator",
+        "callbacks",
+        "checks",
+        "errors",
+        "launch",
+        "model_file",
+        "pretrained",
+        "separator",
+        "training",
+    },
 }
 TABLE = GROUND | MODEL | TRAINING | ENTRY
 
