@@ -1,12 +1,13 @@
 # make demo: the main job on songs that the project composes itself. make test: everything that CI checks.
-# Both do all of the set-up themselves; a second run starts at once.
+# make bench: every comparison of speed, an hour on two cores (benchmarks/README.md).
+# All do all of the set-up themselves; a second run starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
 # Installs a Debian package where that is permitted without a question.
 sudo = $$(test "$$(id -u)" = 0 || echo sudo -n)
 apt = $(sudo) apt-get update -qq && $(sudo) apt-get install -y -qq $(1)
 
-.PHONY: setup demo test lint types clean ffmpeg
+.PHONY: setup demo test bench lint types clean ffmpeg
 
 setup: .venv/installed ffmpeg
 
@@ -41,6 +42,17 @@ demo: setup
 
 test: setup lint types
 	$(BIN)/python -m pytest
+
+# Each part is a command of its own, and goes on if another fails.
+BENCHMARKS := ceilings train_speed input_pipeline separate scaling evaluate
+bench: setup
+	@failed=; \
+	for part in $(BENCHMARKS); do \
+		echo "== benchmarks/$$part.py"; \
+		$(BIN)/python benchmarks/$$part.py || failed="$$failed $$part"; \
+	done; \
+	$(BIN)/python benchmarks/summary.py || failed="$$failed summary"; \
+	test -z "$$failed" || { echo "These failed:$$failed"; exit 1; }
 
 lint: setup
 	$(BIN)/ruff check .

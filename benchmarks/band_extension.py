@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import report
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,7 +27,7 @@ from stemwise.masks import MaskRule
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
 
-RESULTS = Path(__file__).resolve().parent / "results" / "band_extension.md"
+RESULTS = report.RESULTS / report.slug() / "band_extension.md"
 STEMS = musdb18.STEMS
 QUIET = STEMS.index("bass")  # the stem with hardly anything above F: what it gets there leaked from the others
 SETTINGS = Spectrogram()  # Spleeter's

@@ -12,7 +12,7 @@ import functools
 import operator
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ class Place:
 def main() -> int:
     """Runs the comparison; returns the exit code."""
     options = _parser().parse_args()
-    programs = environment.prepare(options.environment)
+    programs = environment.prepare("spleeter", options.environments)
     with tempfile.TemporaryDirectory() as folder:
         work = options.keep or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def main() -> int:
         made = _make(programs, chosen, work)
         places = made + ([] if options.cases else _shared(work))
         found = compare(programs, places)
-    _report(found, environment.versions(programs))
+    _report(found, {"spleeter": environment.versions("spleeter", options.environments)})
     return int(any(row["decibels"] < LIMIT for row in found))
 
 
@@ -253,7 +253,7 @@ def _load(path: Path) -> Tensor:
     return torch.from_numpy(np.load(path).T.copy())
 
 
-def _report(found: Sequence[dict[str, Any]], versions: dict[str, str]) -> None:
+def _report(found: Sequence[dict[str, Any]], versions: Mapping[str, Mapping[str, str]]) -> None:
     ways = ("masks", "wiener", "masks, written", "wiener, written")
     cells = {(row["case"], row["stem"], row["way"]): _cell(row) for row in found}
     whats = {row["case"]: row["what"] for row in found}

@@ -1,14 +1,24 @@
-"""What a benchmark found, as `results/NAME.md` to read and `results/NAME.json` to compute with.
+"""What a benchmark found, as `results/DEVICE/NAME.md` to read and `results/DEVICE/NAME.json` to compute with.
 
-Both say on which machine and with which versions it was found, and with which command.
+Both say on which machine, with which versions and with which command it was found. DEVICE is the processor's or
+the GPU's name and how much of it was used: `xeon-2-cores`, `nvidia-h100-80gb-hbm3`.
+
+    rows = [report.Row(what="train step, bf16", peer="Spleeter fp32: 4.61 s", ours="2.10 s", ratio=2.2,
+                       floor="1.5 s", target="at least 2 x faster than Spleeter", met=ratio >= 2)]
+    report.write("train_speed", text, data, {"spleeter": environment.versions("spleeter", folder)}, summary=rows)
+
+The rows of `summary` end in NAME.json under the key `summary`; `summary.py` puts those of all parts into one table.
+`met` is computed from what was measured, never typed.
 """
 
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +26,27 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("stemwise", "torch", "numpy")
+# Options that say where things lie on this machine, which changes no result.
+PLACES = ("--environments", "--scratch", "--keep")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary; cells are texts with their units.
+
+    `ratio`: how many times better ours is than the peer's (above 1: ours is ahead), None where there is no peer.
+    `floor`: what the machine demands at least. `target` is that of the project; `met` is None where there is none,
+    or where it was not measured. `note`: the cause of a miss, or where to read on.
+    """
+
+    what: str
+    peer: str
+    ours: str
+    ratio: float | None = None
+    floor: str = ""
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -26,19 +57,48 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write(name: str, text: str, data: Mapping[str, Any], versions: Mapping[str, str]) -> None:
-    """Writes both files, and prints the text. `versions` are those of the other program."""
+def write(
+    name: str,
+    text: str,
+    data: Mapping[str, Any],
+    versions: Mapping[str, Mapping[str, str]],
+    *,
+    summary: Sequence[Row] = (),
+    device: str | None = None,
+) -> None:
+    """Writes both files, and prints the text.
+
+    `versions` are those of the other programs, by program and package; ours are added. `device` is a `slug`, the
+    processor's if it is None.
+    """
+    packages = {package: version(package) for package in PACKAGES}
     facts = {
         "date": date.today().isoformat(),
         "command": _command(name),
         "machine": machine(),
-        "stemwise": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        "spleeter": dict(versions),
+        "versions": {"stemwise": {"python": platform.python_version(), **packages}, **versions},
+        "summary": [asdict(row) for row in summary],
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**facts, **data}, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / f"{name}.md").write_text(f"{text}\n\n{_origin(facts)}\n", encoding="utf-8")
+    folder = RESULTS / (device or slug())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({**facts, **data}, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(f"{text}\n\n{_origin(facts)}\n", encoding="utf-8")
     print(text)
+
+
+def slug(device: str = "cpu") -> str:
+    """The name of a device's folder: of the processor with its count of cores, or of the GPU."""
+    if device == "cpu":
+        found = machine()
+        return _plain(f"{found['processor']} {found['cores']} cores")
+    import torch  # here, because it takes two seconds that a report on the processor does not need
+
+    return _plain(torch.cuda.get_device_name(device))
+
+
+def look(device: str = "cpu") -> str:
+    """The folder for results of a quick look, which are not kept: `results/quick/DEVICE`."""
+    return f"quick/{slug(device)}"
 
 
 def machine() -> dict[str, Any]:
@@ -49,21 +109,32 @@ def machine() -> dict[str, Any]:
     return {"processor": _processor(), "cores": cores, "memory_gib": round(memory, 1), "system": platform.system()}
 
 
+def _plain(name: str) -> str:
+    """`Intel(R) Xeon(R) Processor 2 cores` -> `xeon-2-cores`."""
+    clock = r"@ *[\d.]+ *[GM]Hz"
+    words = r"\((r|tm)\)|\b(intel|amd|cpu|processor|\d+-core)\b"
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(f"{clock}|{words}", " ", name, flags=re.IGNORECASE).lower()).strip("-")
+
+
 def _command(name: str) -> str:
-    """What was typed, but for the place of Spleeter's environment, which changes nothing."""
+    """What was typed, but for the places on this machine."""
     given = list(sys.argv[1:])
-    if "--environment" in given:
-        at = given.index("--environment")
-        del given[at : at + 2]
+    for option in PLACES:
+        if option in given:
+            at = given.index(option)
+            del given[at : at + 2]
     return shlex.join(["python", f"benchmarks/{name}.py", *given])
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
     where = facts["machine"]
-    ours, theirs = (", ".join(f"{k} {v}" for k, v in facts[side].items()) for side in ("stemwise", "spleeter"))
+    programs = ". ".join(
+        f"{program}: {', '.join(f'{package} {number}' for package, number in packages.items())}"
+        for program, packages in facts["versions"].items()
+    )
     return (
         f"`{facts['command']}`, {facts['date']}, on {where['processor']} ({where['cores']} cores, "
-        f"{where['memory_gib']} GiB, {where['system']}). Ours: {ours}. Theirs: {theirs}."
+        f"{where['memory_gib']} GiB, {where['system']}). {programs}."
     )
 
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import functools
 import json
+import resource
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from spleeter.audio.adapter import AudioAdapter
+from spleeter.dataset import get_training_dataset
 from spleeter.model import EstimatorSpecBuilder, model_fn
 from spleeter.model.functions import unet
 from spleeter.separator import Separator
+from spleeter.utils.configuration import load_configuration
 
 v1 = tf.compat.v1
 
@@ -91,6 +96,49 @@ def train(folder: str, batch: str, steps: int, output: str) -> None:
     found = {"before": before, "after": after}
     facts = {when: {"step": int(f["global_step"]), "loss": float(f["loss"])} for when, f in found.items()}
     Path(output).write_text(json.dumps(facts))
+
+
+def timed(csv: str, root: str, folder: str, settings: dict) -> None:
+    """Trains as `spleeter train` does, its own input pipeline included, step by step as it is asked on standard input.
+
+    See `steered.py` for questions and answers. `csv` names files below `root`; the run's files go to `folder`.
+    `settings` change Spleeter's own for 4 stems.
+    """
+    places = {"train_csv": csv, "model_dir": str(Path(folder) / "run"), "training_cache": str(Path(folder) / "cache")}
+    params = {**load_configuration("spleeter:4stems"), **places, **settings}
+    run = tf.estimator.RunConfig(
+        save_checkpoints_steps=params["save_checkpoints_steps"],
+        tf_random_seed=params["random_seed"],
+        save_summary_steps=params["save_summary_steps"],
+        log_step_count_steps=10,
+        keep_checkpoint_max=2,
+    )
+    estimator = tf.estimator.Estimator(model_fn=model_fn, model_dir=params["model_dir"], params=params, config=run)
+    data = functools.partial(get_training_dataset, params, AudioAdapter.default(), root)
+    estimator.train(data, hooks=[_Steps()], max_steps=params["train_max_steps"])
+
+
+class _Steps(tf.estimator.SessionRunHook):
+    """After the steps that were asked for, answers and waits for the next question."""
+
+    def __init__(self) -> None:
+        self.left, self.seconds = 1, []
+
+    def after_create_session(self, session: v1.Session, coord: tf.train.Coordinator) -> None:
+        self.began = time.perf_counter()
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: v1.train.SessionRunValues) -> None:
+        self.seconds.append(time.perf_counter() - self.began)
+        self.left -= 1
+        if self.left == 0:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+            print("\nSTEERED " + json.dumps({"seconds": self.seconds, "peak": peak}), flush=True)
+            question = sys.stdin.readline().strip()
+            if not question:
+                run_context.request_stop()
+                return
+            self.left, self.seconds = int(question), []
+        self.began = time.perf_counter()
 
 
 def _inputs(batch: str, config: dict) -> tuple[dict, dict]:
@@ -175,4 +223,4 @@ if __name__ == "__main__":
     tf.get_logger().setLevel("ERROR")
     for job in json.loads(Path(sys.argv[1]).read_text()):
         task = job.pop("task")
-        {"make": make, "separate": separate, "step": step, "train": train}[task](**job)
+        {"make": make, "separate": separate, "step": step, "train": train, "timed": timed}[task](**job)

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,12 @@ def main() -> int:
     """Runs the comparison and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     environment.add_option(parser)
-    programs = environment.prepare(parser.parse_args().environment)
-    with tempfile.TemporaryDirectory() as folder:
-        steps = [row for case in CASES for row in compare(programs, case, Path(folder) / case.name)]
-        resumed = [goes_on(programs, case, Path(folder) / case.name) for case in CASES]
-    _report(steps, resumed, environment.versions(programs))
+    folder = parser.parse_args().environments
+    programs = environment.prepare("spleeter", folder)
+    with tempfile.TemporaryDirectory() as work:
+        steps = [row for case in CASES for row in compare(programs, case, Path(work) / case.name)]
+        resumed = [goes_on(programs, case, Path(work) / case.name) for case in CASES]
+    _report(steps, resumed, {"spleeter": environment.versions("spleeter", folder)})
     return 0
 
 
@@ -233,7 +234,9 @@ def _furthest(ours: Named, theirs: Named) -> float:
     return largest
 
 
-def _report(steps: Sequence[dict[str, Any]], resumed: Sequence[dict[str, Any]], versions: dict[str, str]) -> None:
+def _report(
+    steps: Sequence[dict[str, Any]], resumed: Sequence[dict[str, Any]], versions: Mapping[str, Mapping[str, str]]
+) -> None:
     columns = (
         "model",
         "Spleeter's mode",
