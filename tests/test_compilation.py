@@ -1,5 +1,10 @@
 """Compiled training against the plain path, and how a compilation that fails is told."""
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -12,13 +17,24 @@ def test_another_mode_says_which_there_are():
         compilation.compiled(torch.neg, "fast")
 
 
-def test_a_missing_compiler_is_the_users_to_mend(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    function = compilation.compiled(lambda x: (x * 2 + 1).sum(), "default")
-    with pytest.raises(UserError, match=r"compile=default: InvalidCxxCompiler.*C\+\+ compiler.*set compile=null"):
-        function(torch.rand(100))
+MISSING = """
+import torch
+from stemwise import compilation
+from stemwise.errors import UserError
+
+try:
+    compilation.compiled(lambda x: (x * 2 + 1).sum(), "default")(torch.rand(100))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_missing_compiler_is_the_users_to_mend(tmp_path):
+    """In a process of its own: a compilation that fails leaves torch unable to compile anything else."""
+    places = {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    options = {"capture_output": True, "text": True, "check": True, "env": os.environ | places}
+    said = subprocess.run([sys.executable, "-c", MISSING], **options).stdout
+    assert re.fullmatch(r"compile=default: InvalidCxxCompiler.*C\+\+ compiler.*set compile=null\.\n", said)
 
 
 def test_a_fault_of_the_compilation_is_not_told_as_the_users(monkeypatch):

@@ -125,17 +125,6 @@ def test_compiled_runs_resume_and_leave_the_same_files(train):
     assert model_file.load(Path("whole/model.safetensors")).stems == ("vocals", "drums", "bass", "other")
 
 
-def test_without_a_compiler_a_run_ends_with_a_message(train, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    done = train("compile=default", "stems=1")
-    assert done.code == 2, done.output
-    assert "compile=default: InvalidCxxCompiler" in done.output
-    assert "set compile=null" in done.output
-    assert "Traceback" not in done.output
-
-
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(train, monkeypatch):
     """The checkpoint of a validation in the middle of an epoch: what came after it is done once more."""
     keys = ["data.batch_size=2", "data.examples_per_song=3", "trainer.val_check_interval=4"]

@@ -61,7 +61,9 @@ class UNet(nn.Module):
             _Down(before, after) for before, after in zip((channels, *filters), filters, strict=False)
         )
         self.encoder_norms = nn.ModuleList(_norm(after) for after in filters[:-1])
-        self.encoder_activation = _activation(settings.encoder_activation)
+        # In place: what it is given is needed nowhere else. In the decoder it may be given a slice, which should not
+        # stay one: batch normalisation is ten times as slow on slices.
+        self.encoder_activation = _activation(settings.encoder_activation, inplace=True)
         # A decoder layer ends with as many channels as the encoder's output that is put in front of it.
         outputs = (*reversed(filters[:-1]), 1)
         inputs = (filters[-1], *(2 * n for n in outputs[:-1]))
@@ -185,6 +187,6 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
-def _activation(name: str) -> nn.Module:
-    made = {"leaky_relu": nn.LeakyReLU(0.2, True), "relu": nn.ReLU(True), "elu": nn.ELU(inplace=True)}
+def _activation(name: str, inplace: bool = False) -> nn.Module:
+    made = {"leaky_relu": nn.LeakyReLU(0.2, inplace), "relu": nn.ReLU(inplace), "elu": nn.ELU(inplace=inplace)}
     return made[name]
