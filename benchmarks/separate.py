@@ -257,23 +257,23 @@ def _in_turn(calls: Calls, repeats: int, warmup: int) -> dict[str, list[Run]]:
 
 
 def _stages(place: Place, seconds: float, repeats: int) -> Stages:
-    model = model_file.load(place.model)
     timings, floors = {}, {}
     with _file(place, seconds) as song:
         for name, precision in PRECISIONS.items():
-            model.precision = getattr(torch, precision)
+            model, dtype = model_file.load(place.model), getattr(torch, precision)
+            model.lower(dtype)
             timings[name] = separate_stages.measure(model, song, repeats, place.work)
-            floors[name] = _floor(model, seconds)
+            floors[name] = _floor(model, seconds, dtype)
     return Stages(seconds, timings, floors)
 
 
-def _floor(model: Separator, seconds: float) -> float:
+def _floor(model: Separator, seconds: float, dtype: torch.dtype) -> float:
     """Seconds that the networks' arithmetic and bytes take at the rates that the machine reaches."""
     settings = model.spectrogram
     windows = -(-settings.frame_count(round(seconds * RATE)) // settings.frames)
     shape = (1, settings.channels, settings.frames, settings.bins)
-    layers = floor.separation(floor.full_size(len(model.stems)), shape, model.precision.itemsize)
-    return windows * floor.floor(layers, ceilings.matrix_rate(model.precision), ceilings.bandwidth()).seconds
+    layers = floor.separation(floor.full_size(len(model.stems)), shape, dtype.itemsize)
+    return windows * floor.floor(layers, ceilings.matrix_rate(dtype), ceilings.bandwidth()).seconds
 
 
 # --- the page

@@ -117,7 +117,7 @@ def _ours(model: str, precision: str) -> Any:
     from stemwise import model_file
 
     separator = model_file.load(Path(model))
-    separator.precision = getattr(torch, precision)
+    separator.lower(getattr(torch, precision))
     return separator
 
 

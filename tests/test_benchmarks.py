@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from stemwise import model_file
+from stemwise.masks import MaskRule
+from stemwise.separator import Separator
+from stemwise.spectrogram import Spectrogram
+from stemwise.unet import UNetSettings
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -65,6 +71,15 @@ def test_memory_of_a_forked_process_counts_once(benchmark):
     run = benchmark("watched").run([sys.executable, "-c", code])
     assert 300e6 < run.memory < 350e6
     assert 0.3 < run.seconds < 5
+
+
+def test_ours_in_bf16_is_in_bf16(benchmark, tmp_path):
+    side = benchmark("separate_side")
+    model = Separator(["a"], Spectrogram(frames=64, bins=64), UNetSettings(), MaskRule())
+    model_file.save(model, tmp_path / "model.safetensors", {})
+    for precision in ("float32", "bfloat16"):
+        lowered = side._ours(str(tmp_path / "model.safetensors"), precision)
+        assert lowered.unets[0].encoder[0].weight.dtype == getattr(torch, precision)
 
 
 def test_a_command_that_fails_is_not_timed(benchmark):

@@ -37,6 +37,16 @@ def assert_same(references: torch.Tensor, estimates: torch.Tensor, window: int, 
         np.testing.assert_allclose(found[metric], expected[metric], atol=tolerance, rtol=0, err_msg=metric)
 
 
+def test_the_last_ridge_is_tried_too_and_none_is_passed_over_in_silence(monkeypatch):
+    matrix = torch.tensor([[1.0, 1.0], [1.0, 1.0 - 1e-9]], dtype=torch.double)  # a negative eigenvalue of 5e-10
+    right = torch.ones(2, 1, dtype=torch.double)
+    monkeypatch.setattr(bss_eval, "RIDGES", (0.0, 1e-15, 1e-8))
+    assert bss_eval._solve(matrix.clone(), right).isfinite().all()
+    monkeypatch.setattr(bss_eval, "RIDGES", (0.0, 1e-15))
+    with pytest.raises(ArithmeticError, match="no solution"):
+        bss_eval._solve(matrix.clone(), right)
+
+
 @pytest.mark.parametrize("stems", [1, 2, 3])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_scores_of_noise_are_musevals_to_rounding(stems, channels):

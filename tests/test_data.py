@@ -292,6 +292,26 @@ def test_validation_is_the_same_each_time_and_shared_among_ranks(make: Make) -> 
     assert names == [[["song5"], ["song5"]], [["song6"], ["song6"]]]
 
 
+@pytest.mark.parametrize("storage", ["half", "complex", "decibel"])
+def test_validation_by_several_workers(storage: str, make: Make) -> None:
+    """More batches than one, which are not all of the first worker."""
+    alone, several = (started(make(batch_size=1, storage=storage, num_workers=workers)) for workers in (0, 2))
+    expected, found = (served(data, data.val_dataloader()[0]) for data in (alone, several))
+    assert len(expected) == len(found) == 2
+    for one, two in zip(expected, found, strict=True):
+        torch.testing.assert_close(two, one, rtol=0, atol=0)
+
+
+def test_training_may_follow_a_validation(make: Make) -> None:
+    data = started(make(batch_size=1))
+    with torch.inference_mode():
+        served(data, data.val_dataloader()[0])
+    batch = epoch(data)[0]
+    weight = torch.ones(1, requires_grad=True)
+    (weight * batch["mixture"]).sum().backward()
+    torch.testing.assert_close(weight.grad, batch["mixture"].sum().reshape(1))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_process_and_two_ranks_see_the_same_steps(workers: int, make: Make) -> None:
     chosen = {"storage": "complex", "augment": {"mix": Remix(), "gain": Gain()}, "examples_per_song": 2}

@@ -515,8 +515,9 @@ def test_samples_that_are_not_numbers(codec: str, value: float, tmp_path: Path) 
     with Writer(tmp_path / "a", RATES[codec], 2, Format(codec)) as writer:
         writer.write(noise(RATES[codec]))
         writer.write(bad)
-        with pytest.raises(UserError, match=r"a: not written, NaN or infinite samples after 1.00 s"):
-            writer.finish()
+        for end in (writer.finish, writer.finish, writer.publish):  # once wrong, it stays wrong
+            with pytest.raises(UserError, match=r"a: not written, NaN or infinite samples after 1.00 s"):
+                end()
     assert left(tmp_path) == []
 
 

@@ -101,6 +101,24 @@ def test_songs_in_parallel_score_the_same(model_path, tmp_path):
     assert alone.values == together.values
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_song_alone_has_all_threads_of_this_process(model_path, tmp_path, monkeypatch, workers):
+    """Not those of a forked one, which would wait for threads that were left behind."""
+    here = []
+    monkeypatch.setattr(scoring, "_start_worker", lambda *_: pytest.fail("was forked"))
+    monkeypatch.setattr(scoring.bss_eval, "evaluate", counted(scoring.bss_eval.evaluate, here))
+    scoring.evaluate(model_path, two_songs(tmp_path)[:1], tmp_path / "one", [], workers=workers, solver="torch")
+    assert len(here) == 1
+
+
+def counted(function, calls):
+    def wrapped(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return wrapped
+
+
 @pytest.mark.parametrize("solver", scoring.SOLVERS)
 def test_a_song_in_parts_scores_the_same(model_path, tmp_path, solver):
     songs = two_songs(tmp_path)

@@ -118,6 +118,21 @@ def test_lower_precision_is_nearly_the_same(small_separator, precision, least):
     assert least < decibels < 90
 
 
+def test_a_gpu_separates_in_full_float32(small_separator, monkeypatch):
+    """torch lets cuDNN use TF32 unless told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen, forward = [], small_separator.forward
+
+    def watched(magnitudes):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return forward(magnitudes)
+
+    monkeypatch.setattr(small_separator, "forward", watched)
+    small_separator.separate(torch.randn(1, 4000))
+    assert seen and not any(seen)
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_no_precision_is_lost_where_none_is_lowered(small_separator):
     song = torch.randn(1, 4000)
     expected = small_separator.separate(song)

@@ -1,6 +1,7 @@
 """Memory that is used again: never while somebody reads it, and no matter who keeps what."""
 
 import gc
+import os
 from typing import Any
 
 import pytest
@@ -62,6 +63,21 @@ def test_batches_that_are_dropped_give_their_buffers_back(workers: int) -> None:
     gc.collect()
     assert pool._taken.sum() == 0
     assert len(places) <= pool._taken.numel()
+
+
+def test_a_process_that_was_forked_gives_nothing_back() -> None:
+    """It has the tensor as well, and loses it first."""
+    pool = Pool(10, workers=1, count=1)
+    kept = pool.filled((10,), filling(1))
+    if (child := os.fork()) == 0:
+        del kept
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert pool._taken.sum() == 1
+    del kept
+    gc.collect()
+    assert pool._taken.sum() == 0
 
 
 def test_a_buffer_is_taken_until_its_last_view_is_gone() -> None:

@@ -135,6 +135,10 @@ def test_a_lowered_network_is_nearly_the_same(dtype):
     assert 0 < (unet(x) - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+def test_dropout_of_nearly_all_is_finite():
+    assert _Dropout(1 - 1e-7).train()(torch.ones(1000)).isfinite().all()
+
+
 @pytest.mark.parametrize("p", [0.5, 0.1, 0.9])
 def test_dropout_leaves_out_a_share_and_scales_the_rest(p):
     layer = _Dropout(p).train()

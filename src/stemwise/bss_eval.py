@@ -15,7 +15,7 @@ from torch.nn import functional
 TAPS = 512
 EPSILON = torch.finfo(torch.float64).eps
 # What is added to the normal equations' diagonal, times its mean, where they have no unique solution.
-RIDGES = (1e-15, 1e-14, 1e-13, 1e-12, 1e-11)
+RIDGES = (0.0, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11)
 # Songs are correlated in FFTs of this size, so many at a time: more would not stay in a processor's cache.
 BLOCK = 8192
 BLOCKS = 16
@@ -121,11 +121,11 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     # has it, returns filters that are made of rounding.
     level = matrix.diagonal().mean()
     for ridge in RIDGES:
+        matrix.diagonal().add_(ridge * level)
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if not failed:
             return torch.cholesky_solve(right, factor)
-        matrix.diagonal().add_(ridge * level)
-    return torch.full_like(right, torch.nan)
+    raise ArithmeticError(f"the filters of {len(matrix)} taps have no solution")
 
 
 def _windows(signals: Tensor, window: int) -> Tensor:

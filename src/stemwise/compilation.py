@@ -71,7 +71,7 @@ class _Compiled:
                 "torch.compile needs a C++ compiler (apt install g++, or name it in CXX), on a GPU Triton too. "
                 "Or set compile=null."
             ) from error
-        _say("Compiled in %.0f s.", time.monotonic() - start)
+        _say("The first pass took %.0f s.", time.monotonic() - start)
         return result
 
 

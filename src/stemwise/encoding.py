@@ -364,6 +364,7 @@ class _Worker:
     def __init__(self) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._answers: deque[SimpleQueue[tuple[Any, BaseException | None]]] = deque()
+        self._error: BaseException | None = None  # the first; what comes after it would be written with a gap
         self._thread = threading.Thread(target=_serve, args=(self._calls,), daemon=True)
         self._thread.start()
 
@@ -377,11 +378,15 @@ class _Worker:
         """Has `operation` called when the one before, for which this may wait, is done; raises what any before did."""
         while len(self._answers) > 1:
             self._answer()
+        if self._error:
+            raise self._error
         self._put(operation, *arguments)
 
     def settle(self) -> None:
         while self._answers:
             self._answer()
+        if self._error:
+            raise self._error
 
     def _put(self, operation: Callable[..., Any], *arguments: Any) -> None:
         # A queue for each call: an answer that nobody waited for is not taken for the next one's.
@@ -392,6 +397,7 @@ class _Worker:
     def _answer(self) -> Any:
         result, error = self._answers.popleft().get()
         if error:
+            self._error = self._error or error
             raise error
         return result
 
@@ -533,7 +539,9 @@ class _Vorbis:
     def _reason(self) -> OSError:
         """Why the file does not grow: libsndfile loses the reason, so another byte is tried."""
         try:
-            with self._path.open("ab", buffering=0) as file:
+            # Not anew: the file may have been given up meanwhile.
+            with self._path.open("r+b", buffering=0) as file:
+                file.seek(0, os.SEEK_END)
                 file.write(b"\0")
         except OSError as error:
             return error

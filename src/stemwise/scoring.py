@@ -118,15 +118,15 @@ def _jobs(songs: Sequence[Song], variants: Sequence[str], cores: int) -> list[Jo
 
 def _in_processes(jobs: "_Songs", cores: int) -> Iterator[Result]:
     """The results of all jobs, as they come, each from a process with its share of the cores."""
-    workers = min(cores, len(jobs))
-    # museval's scores depend on the number of threads where a reference is ill-conditioned; one is also the fastest.
-    threads = cores // workers if workers and jobs.solver == TORCH else 1
+    # A single song for torch is best left to all threads of this process; those of another would be torch's own, which
+    # do not survive a fork.
+    workers = 0 if len(jobs) == 1 and jobs.solver == TORCH else min(cores, len(jobs))
     loader = DataLoader(
         jobs,
         batch_size=None,
         num_workers=workers,
         collate_fn=_same,
-        worker_init_fn=partial(_start_worker, jobs.solver, threads),
+        worker_init_fn=partial(_start_worker, jobs.solver),
         # Whoever is done takes the next song.
         in_order=False,
         prefetch_factor=1 if workers else None,
@@ -139,8 +139,6 @@ def _in_processes(jobs: "_Songs", cores: int) -> Iterator[Result]:
 
 def _read_ahead(jobs: "_Songs", readers: int) -> Iterator[Result]:
     """The results of all jobs, one after the other on one device, while threads decode the next songs."""
-    # Convolutions would lose half of float32's digits, and the scores would not be those of the processor.
-    torch.backends.cudnn.allow_tf32 = False
     numbers = iter(range(len(jobs)))
     with ThreadPoolExecutor(max(readers, 1)) as pool:
         ahead = deque(pool.submit(jobs.read, number) for number in islice(numbers, max(readers, 1)))
@@ -407,14 +405,17 @@ def _check_museval() -> None:
         raise UserError(f"evaluation needs ffmpeg and ffprobe on the PATH ({error}). apt-get install ffmpeg") from None
 
 
-def _start_worker(solver: str, threads: int, _: int) -> None:
-    """So many threads for a song, because songs run side by side; Ctrl-C is the main process's business."""
+def _start_worker(solver: str, _: int) -> None:
+    """One thread for a song, because songs run side by side; Ctrl-C is the main process's business.
+
+    museval's scores depend on the number of threads where a reference is ill-conditioned; one is also the fastest.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     if solver == MUSEVAL:
         from threadpoolctl import threadpool_limits
 
-        threadpool_limits(threads)
+        threadpool_limits(1)
 
 
 def _end_workers() -> None:

@@ -11,6 +11,7 @@ import itertools
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -144,7 +145,8 @@ class Separator(nn.Module):
         frames, bins = self.spectrogram.frames, self.spectrogram.bins
         magnitudes = (spectrum[..., :bins].abs() for spectrum in group)
         whole = torch.stack([functional.pad(m, (0, 0, 0, frames - m.shape[-2])) for m in magnitudes])
-        found = self(whole).contiguous()  # the networks leave channels side by side, all else works along the bins
+        with _exact_convolutions():
+            found = self(whole).contiguous()  # the networks leave channels side by side, all else works along the bins
         return (estimates[..., : spectrum.shape[-2], :] for estimates, spectrum in zip(found, group, strict=True))
 
     def lower(self, dtype: torch.dtype) -> None:
@@ -197,6 +199,17 @@ class Separator(nn.Module):
             return estimates
         rest = (spectrum[..., : estimates.shape[-1]].abs() - estimates.sum(0)).clamp(min=0)
         return torch.cat([estimates, rest.unsqueeze(0)])
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Float32 that is float32: on a GPU, torch lets cuDNN round to TF32's 10 bits unless told otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _brought(window: Tensor, device: torch.device) -> Tensor:

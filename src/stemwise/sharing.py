@@ -6,6 +6,7 @@ that lies in it is gone, so that nobody needs to give it back, and whoever keeps
 """
 
 import itertools
+import os
 import weakref
 from collections.abc import Callable
 from math import prod
@@ -31,8 +32,9 @@ class Pool:
         self.size, self.number = size, next(_numbers)
         new = _shared if workers else _own
         # Nothing is taken from the machine before it is written to.
-        self._buffers = [[new(size) for _ in range(count)] for _ in range(max(workers, 1))]
-        self._taken = torch.zeros(len(self._buffers), count, dtype=torch.uint8).share_memory_()
+        with torch.inference_mode(False):  # a batch for validation may be the first, one for training the next
+            self._buffers = [[new(size) for _ in range(count)] for _ in range(max(workers, 1))]
+            self._taken = torch.zeros(len(self._buffers), count, dtype=torch.uint8).share_memory_()
         _pools[self.number] = self
 
     def filled(self, shape: tuple[int, ...], fill: Callable[[Tensor], None]) -> Any:
@@ -40,10 +42,12 @@ class Pool:
 
         In a worker, it is what becomes that tensor in the process that the worker's loader belongs to.
         """
+        if prod(shape) > self.size:
+            return _fresh(shape, fill)
         info = get_worker_info()
         worker = info.id if info else 0
         free = (self._taken[worker] == 0).nonzero().flatten().tolist()
-        if not free or prod(shape) > self.size:
+        if not free:
             return _fresh(shape, fill)
         fill(_view(self._buffers[worker][free[0]], shape))
         self._taken[worker, free[0]] = 1
@@ -53,8 +57,14 @@ class Pool:
     def tensor(self, worker: int, number: int, shape: tuple[int, ...]) -> Tensor:
         """The bytes of a taken buffer; the buffer is free when nothing refers to them any more."""
         array = _view(self._buffers[worker][number], shape).numpy()
-        weakref.finalize(array, self._taken[worker, number].zero_).atexit = False
+        weakref.finalize(array, _free, self._taken[worker, number], os.getpid()).atexit = False
         return torch.from_numpy(array)
+
+
+def _free(taken: Tensor, process: int) -> None:
+    # A process that was forked meanwhile has the tensor as well, and may lose it first.
+    if os.getpid() == process:
+        taken.zero_()
 
 
 class _Message:

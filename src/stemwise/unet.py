@@ -166,7 +166,7 @@ class _Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
-        lost = round(self.p * 2**16)
+        lost = min(round(self.p * 2**16), 2**16 - 1)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         drawn = words.view(torch.int16)[: x.numel()].as_strided(x.shape, torch.empty_like(x).stride())
         return x * (drawn >= lost - 2**15).to(x.dtype).mul_(2**16 / (2**16 - lost))
