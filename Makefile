@@ -44,7 +44,7 @@ test: setup lint types
 	$(BIN)/python -m pytest
 
 # Each part is a command of its own, and goes on if another fails.
-BENCHMARKS := ceilings train_speed input_pipeline separate scaling evaluate
+BENCHMARKS := ceilings train_speed input_pipeline separate scaling evaluate gpu
 bench: setup
 	@failed=; \
 	for part in $(BENCHMARKS); do \

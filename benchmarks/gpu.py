@@ -255,8 +255,7 @@ def step_of(model: torch.nn.Module, precision: Precision, mode: str | None) -> C
 
 def _separator(size: Size) -> Separator:
     unet = UNetSettings(filters=size.filters, encoder_activation="elu", decoder_activation="elu")
-    model = Separator(STEMS, size.settings, unet, MaskRule())
-    return model.to(memory_format=torch.channels_last)  # as `SeparatorTraining` has it
+    return Separator(STEMS, size.settings, unet, MaskRule())
 
 
 def _plain(size: Size) -> torch.nn.Module:

@@ -20,14 +20,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("stemwise", "torch", "numpy")
 # Options that say where things lie on this machine, which changes no result.
-PLACES = ("--environments", "--scratch", "--keep")
+PLACES = ("--environments", "--scratch", "--keep", "--model", "--data")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write(
     `versions` are those of the other programs, by program and package; ours are added. `device` is a `slug`, the
     processor's if it is None.
     """
-    packages = {package: version(package) for package in PACKAGES}
+    packages = {package: _version(package) for package in PACKAGES}
     facts = {
         "date": date.today().isoformat(),
         "command": _command(name),
@@ -114,6 +114,13 @@ def _plain(name: str) -> str:
     clock = r"@ *[\d.]+ *[GM]Hz"
     words = r"\((r|tm)\)|\b(intel|amd|cpu|processor|\d+-core)\b"
     return re.sub(r"[^a-z0-9]+", "-", re.sub(f"{clock}|{words}", " ", name, flags=re.IGNORECASE).lower()).strip("-")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine that has the source tree and torch alone
+        return "not installed"
 
 
 def _command(name: str) -> str:
