@@ -282,8 +282,7 @@ class Writer:
 
     def publish(self) -> None:
         """Gives the file its name; finishes it first, unless that was done."""
-        if not self._part.closed:
-            self.finish()
+        self.finish()  # which says again what went wrong, if anything did
         with self._reported():
             os.replace(self._part.path, self.path)
 
