@@ -68,6 +68,8 @@ def _write(
 ) -> float:
     # A copy, because the given one may be in training, on a GPU, or in use by another thread.
     plain = copy.deepcopy(model).cpu().float().eval()
+    # A file has its kernels in the order of their axes.
+    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stemwise-export-") as folder, _quiet():
