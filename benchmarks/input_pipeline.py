@@ -79,11 +79,11 @@ class Rate:
 def main() -> None:
     """Measures and writes `results/DEVICE/input_pipeline.{md,json}`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--songs", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=120.0, help="length of a song")
+    parser.add_argument("--songs", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of a song")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=60, help="batches from a warm cache that are timed")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
+    parser.add_argument("--batches", type=int, default=40, help="batches from a warm cache that are timed")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=8, help="steps of training, after two that do not count")
     parser.add_argument("--precision", default="bf16-mixed", help="of the training (default: the fastest)")
     parser.add_argument("--scratch", type=Path, help="where songs and caches go, and are removed again")

@@ -20,11 +20,12 @@ import requests
 import torch
 
 from release import FOLDER, Answer, Server, begin, packed, tar
-from stemwise import model_file, pretrained
+from stemwise import download, model_file, pretrained
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
+from stemwise.spleeter import archive as spleeter_archive
 from stemwise.spleeter import model as spleeter_model
 from stemwise.unet import UNetSettings
 
@@ -44,8 +45,8 @@ def redirect(monkeypatch: pytest.MonkeyPatch, host: str, cache: Path) -> None:
     monkeypatch.setenv("GITHUB_HOST", host)
     monkeypatch.setenv("STEMWISE_CACHE", str(cache))
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(pretrained, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(pretrained, "READ_SECONDS", 0.25)
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(download, "READ_SECONDS", 0.25)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_progress_counts_megabytes(server, monkeypatch):
             yield item
         counts.append((what, seen, total))
 
-    monkeypatch.setattr(pretrained.progress, "track", track)
+    monkeypatch.setattr(download.progress, "track", track)
     server.publish(b"x" * 3_500_000)
     assert "not the published" not in refused()
     assert ("downloading 2stems.tar.gz, MB", 4, 4) in counts
@@ -337,7 +338,7 @@ def drips(request: BaseHTTPRequestHandler) -> None:
 
 @pytest.mark.parametrize("answer", [silent, stops_half_way, drips])
 def test_a_server_that_does_not_answer_ends_in_a_message(server, archive, monkeypatch, answer):
-    monkeypatch.setattr(pretrained, "PAUSES", ())
+    monkeypatch.setattr(download, "PAUSES", ())
     server.publish(archive)
     server.files["2stems.tar.gz"] = answer
     start = time.monotonic()
@@ -525,7 +526,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_archives_are_refused(server, monkeypatch, tmp_path, case):
-    monkeypatch.setattr(pretrained, "LARGEST_UNPACKED", 10**6)
+    monkeypatch.setattr(spleeter_archive, "LARGEST_UNPACKED", 10**6)
     make, message = HOSTILE[case]
     server.publish(make())
     with pytest.raises(UserError, match=message) as error:
@@ -628,7 +629,7 @@ def test_a_failed_conversion_leaves_nothing(server, archive, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     server.publish(archive)
-    for module, name in ((model_file, "save_file"), (pretrained.progress, "track")):
+    for module, name in ((model_file, "save_file"), (download.progress, "track")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             message = refused()

@@ -13,35 +13,29 @@ The cache is `STEMWISE_CACHE`, or else the platform's place for caches. Below it
 What a stranger's server sends is checked before it is unpacked, and unpacked with bounds.
 """
 
-import gzip
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import tarfile
 import tempfile
-import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
 from urllib.parse import quote
 
 import filelock
 import platformdirs
-import requests
 import torch
-import urllib3
 
-from stemwise import model_file, progress
+from stemwise import model_file
 from stemwise.errors import UserError
 from stemwise.separator import Separator
 from stemwise.spleeter import config
 from stemwise.spleeter import model as spleeter_model
+from stemwise.spleeter.archive import unpack
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +45,8 @@ WIDE = "-16kHz"
 NAMES = tuple(f"{PREFIX}{archive}{variant}" for archive in ARCHIVES for variant in ("", WIDE))
 INDEX = "checksum.json"
 
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 30.0  # for each piece, not for the whole
-SLOWEST = 500  # bytes per second, on average over READ_SECONDS
-PAUSES = (1.0, 4.0)  # seconds before the second and the third try
-
 LARGEST_ARCHIVE = 2**30  # bytes; 5stems has 0.18e9
 LARGEST_INDEX = 2**20
-LARGEST_UNPACKED = 2**30
-LARGEST_HEADER = 2**20  # and the largest piece that is read at once
-MOST_MEMBERS = 1000
-
-MEGABYTE = 10**6
-_PIECE = 2**16
-_WANTED = re.compile(r"checkpoint|config\.json|\w[\w.-]{0,90}\.(index|data-\d{5}-of-\d{5})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -193,7 +175,7 @@ def _fetch(archive: str, target: Path) -> None:
         # Its name says what it is, unless the archive holds a config.json, as somebody else's release may.
         folder = Path(work) / archive
         folder.mkdir()
-        _unpack(file, folder, label)
+        unpack(file, folder, label)
         log.info("%s%s: converting it to %s", PREFIX, archive, target)
         try:
             model = spleeter_model.read(folder)
@@ -257,6 +239,12 @@ def _published(archive: str, where: Release, place: Path, work: Path, way_out: s
     return value.lower()
 
 
+def _download(url: str, target: Path, limit: int, way_out: str) -> None:
+    from stemwise import download  # here, because its library takes 0.1 s to import and is rarely needed
+
+    download.download(url, target, limit, way_out)
+
+
 def _way_out(archive: str, where: Release, place: Path) -> str:
     """What to download by hand and where to put it, as the end of a sentence, and what redirects us."""
     files = [f"{archive}.tar.gz"] + [INDEX] * (where != ORIGINAL)
@@ -273,150 +261,3 @@ def _redirected() -> str:
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
-
-
-def _download(url: str, target: Path, limit: int, way_out: str) -> None:
-    """Writes what `url` sends, at most `limit` bytes, in three tries that continue each other where the server can."""
-    for pause in (*PAUSES, None):
-        try:
-            return _receive(url, target, limit)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
-            if pause is None or not _may_pass(error):
-                raise UserError(f"{url}: {_reason(error)}.\n  Check the connection, or {way_out}") from None
-            log.warning("%s: %s; again in %g s.", url, _reason(error), pause)
-            time.sleep(pause)
-
-
-def _receive(url: str, target: Path, limit: int) -> None:
-    done = target.stat().st_size if target.exists() else 0
-    # identity: some servers call every .tar.gz gzip-encoded, and a client that believes it unpacks the archive.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    timeout = (CONNECT_SECONDS, READ_SECONDS)
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-        response.raise_for_status()
-        resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
-        done = done if resumed else 0
-        length = response.headers.get("Content-Length", "")
-        size = int(length) if re.fullmatch(r"\d{1,18}", length, re.ASCII) else None
-        if done + (size or 0) > limit:
-            raise UserError(f"{url}: {done + (size or 0)} bytes, more than the {limit} that are allowed.")
-        with open(target, "ab" if resumed else "wb") as file:
-            megabytes = _written(response, file, url, limit)
-            if size is not None:
-                total = (done + size) // MEGABYTE + 1 - done // MEGABYTE
-                megabytes = progress.track(megabytes, what=f"downloading {target.name}, MB", total=total)
-            for _ in megabytes:
-                pass
-
-
-def _written(response: requests.Response, file: IO[bytes], url: str, limit: int) -> Iterator[None]:
-    """Writes the body as it comes and yields for every megabyte that is begun, so that progress can be shown.
-
-    A read that waits for whole megabytes would never end with a server that sends a byte now and then.
-    """
-    begun = -1
-    start, got = time.monotonic(), 0
-    while piece := response.raw.read1(_PIECE, decode_content=False):
-        if file.write(piece) and file.tell() > limit:
-            raise UserError(f"{url}: more than the {limit} bytes that are allowed.")
-        got += len(piece)
-        if (now := time.monotonic()) - start > READ_SECONDS:
-            if got < SLOWEST * READ_SECONDS:
-                raise requests.Timeout(f"{got} bytes in {now - start:.0f} s")
-            start, got = now, 0
-        if file.tell() // MEGABYTE > begun:
-            begun = file.tell() // MEGABYTE
-            yield
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether trying again can help: not with an address that is wrong, or an answer that is meant."""
-    if isinstance(error, requests.HTTPError):
-        return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return not isinstance(error, ValueError | requests.TooManyRedirects)
-
-
-def _reason(error: BaseException) -> str:
-    """What lies behind an error of the network, in a few words."""
-    if isinstance(error, requests.HTTPError):
-        return f"the server answers {error.response.status_code} {error.response.reason or ''}".rstrip()
-    if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
-        return f"no answer within {READ_SECONDS:g} s"
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).rstrip(".")
-
-
-class _Bounded:
-    """A stream that is only read forwards, to a limit and in small pieces.
-
-    tarfile takes sizes from headers: it reads a header of a gigabyte at once, and with a negative size it goes
-    back and round forever (CVE-2025-8194, in Pythons that are in use).
-    """
-
-    def __init__(self, stream: gzip.GzipFile, limit: int, label: str) -> None:
-        self.stream, self.limit, self.label = stream, limit, label
-
-    def tell(self) -> int:
-        return self.stream.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LARGEST_HEADER:
-            raise UserError(f"{self.label}: a damaged or hostile archive, with a header of {size} bytes.")
-        self._check(self.tell() + size)
-        return self.stream.read(size)
-
-    def seek(self, offset: int) -> int:
-        if offset < self.tell():
-            raise UserError(f"{self.label}: a damaged or hostile archive, with a size below zero.")
-        self._check(offset)
-        return self.stream.seek(offset)
-
-    def _check(self, end: int) -> None:
-        if end > self.limit + LARGEST_HEADER:
-            raise UserError(f"{self.label}: unpacks to more than the {self.limit} bytes that are allowed.")
-
-
-def _unpack(archive: Path, folder: Path, label: str) -> None:
-    """Writes the files of a checkpoint into `folder`, which is empty; what else an archive holds is left in it."""
-    try:
-        with gzip.open(archive) as stream:
-            bounded: Any = _Bounded(stream, LARGEST_UNPACKED, label)
-            with tarfile.open(fileobj=bounded, mode="r:") as tar:
-                _unpack_members(tar, folder, label)
-    except UserError:
-        raise
-    # What tarfile raises for a damaged header depends on the header.
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, ArithmeticError, RecursionError) as e:
-        raise UserError(f"{label}: not a tar.gz, or a damaged one ({str(e)[:120] or type(e).__name__}).") from None
-    if not any(folder.iterdir()):
-        raise UserError(f"{label}: holds no checkpoint: no *.index and *.data-* at the top or in its one folder.")
-
-
-def _unpack_members(tar: tarfile.TarFile, folder: Path, label: str) -> None:
-    parents, taken = set(), set()
-    for number, member in enumerate(tar, start=1):
-        if number > MOST_MEMBERS:
-            raise UserError(f"{label}: a damaged or hostile archive, with more than {MOST_MEMBERS} files.")
-        name, shown = PurePosixPath(member.name), repr(member.name[:200])
-        if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-            raise UserError(f"{label}: a hostile archive: {shown} leads out of its folder.")
-        if len(name.parts) > 2 or member.isdir() or not _WANTED.fullmatch(name.name):
-            continue
-        source = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-        if source is None:
-            raise UserError(f"{label}: a damaged or hostile archive: {shown} is no plain file.")
-        parents.add(name.parent)
-        # Some file systems take Model.index and model.index for one.
-        if name.name.lower() in taken or len(parents) > 1:
-            raise UserError(f"{label}: more than one checkpoint: {shown} comes on top of another.")
-        taken.add(name.name.lower())
-        total = -(-member.size // MEGABYTE)
-        with source, open(folder / name.name, "xb") as file:
-            for piece in progress.track(_megabytes(source), what=f"unpacking {name.name}, MB", total=total):
-                file.write(piece)
-
-
-def _megabytes(source: IO[bytes]) -> Iterator[bytes]:
-    while piece := source.read(MEGABYTE):
-        yield piece
