@@ -34,9 +34,10 @@ def command(cfg: DictConfig) -> None:
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
     model, facts = _model(cfg, complete=data.complete)
-    checkpoint = _checkpoint(cfg.ckpt_path, folder, model)
+    checkpoint = _checkpoint(cfg, folder, model)
     module, trainer = _training(cfg, model, data, facts), _trainer(cfg, folder)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    if trainer.is_global_zero:
+        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
     _fit(trainer, module, data, checkpoint)
     _finish(trainer, module, data, folder)
@@ -50,30 +51,40 @@ def _set_precision(matmul: str) -> None:
     torch.backends.cudnn.allow_tf32 = matmul != "highest"  # torch's own default is True
 
 
-def _checkpoint(path: str | None, folder: Path, model: Any) -> Path | None:
-    """The checkpoint to go on from; `last` is that of the run folder. It must be of a model like this one."""
-    from stemwise import callbacks, model_file
+def _checkpoint(cfg: DictConfig, folder: Path, model: Any) -> Path | None:
+    """The checkpoint to go on from. It must be of a model like this one.
 
-    if path is None:
+    `ckpt_path=last` is the newest of the run folder, and must be there; with `resume=auto` it may be.
+    """
+    from stemwise import checkpoints, model_file
+
+    path = cfg.ckpt_path
+    if path is None and cfg.resume is None:
         return None
-    found = folder / callbacks.LAST if path == "last" else Path(path)
-    if not found.is_file():
+    found = checkpoints.newest(folder) if path in (None, "last") else Path(path)
+    if found is None and path is None:
+        log.info("resume=auto: no checkpoint in %s, so the run begins.", folder)
+        return None
+    if found is None or not found.is_file():
         hint = "Say which run to resume: hydra.run.dir=RUN ckpt_path=last" if path == "last" else "Give a .ckpt file"
-        raise UserError(f"ckpt_path={path}: no checkpoint {found}. {hint}.")
+        raise UserError(f"ckpt_path={path}: no checkpoint {found or folder / checkpoints.LAST}. {hint}.")
     if found.suffix != ".ckpt":
         raise UserError(f"ckpt_path={path}: not a .ckpt. To start from a model's weights, use init_from={path}.")
     theirs, ours = model_file.load(found).settings, model.settings
     for name in ("stems", "unet", "output"):
         if theirs[name] != ours[name]:
-            raise UserError(
-                f"ckpt_path={path}: that run had {name}={theirs[name]}, this one {ours[name]}. Use the same."
-            )
+            raise UserError(f"{found}: that run had {name}={theirs[name]}, this one {ours[name]}. Use the same.")
+    log.info("Going on from %s", found)
     return found
 
 
 def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
+    from stemwise.interrupts import Stopped
+
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except Stopped:
+        raise
     except SystemExit:
         # So Lightning ends on Ctrl-C, with 1.
         sys.exit(130 if trainer.interrupted else 1)
@@ -109,17 +120,34 @@ def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) 
 
 
 def _trainer(cfg: DictConfig, folder: Path) -> Any:
+    from stemwise import checkpoints
+
     loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values()]
     for logger in loggers:
         logger.log_hyperparams(launch.plain(cfg))
+    files = checkpoints.CheckpointFiles()
     return instantiate(
         cfg.trainer,
         _convert_="all",
         default_root_dir=str(folder),
-        callbacks=_callbacks(cfg, folder, logged=bool(loggers)),
+        callbacks=_callbacks(cfg, folder, files, logged=bool(loggers)),
         logger=loggers or False,
         enable_progress_bar=_shows_bar(cfg),
+        plugins=[*_plugins(cfg), files],
     )
+
+
+def _plugins(cfg: DictConfig) -> list[Any]:
+    """Lightning's plugins that are asked for, and SLURM's without its own way to save and to queue again."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    from stemwise.synchronized import SynchronizedNorms
+
+    asked = instantiate(cfg.trainer.plugins, _convert_="all")
+    plugins = asked if isinstance(asked, list) else [asked] if asked else []
+    if SLURMEnvironment.detect() and not any(isinstance(plugin, SLURMEnvironment) for plugin in plugins):
+        plugins = [*plugins, SLURMEnvironment(auto_requeue=False)]
+    return [*plugins, SynchronizedNorms()] if cfg.trainer.sync_batchnorm else plugins
 
 
 def _shows_bar(cfg: DictConfig) -> bool:
@@ -127,13 +155,14 @@ def _shows_bar(cfg: DictConfig) -> bool:
     return sys.stderr.isatty() if wanted is None else wanted
 
 
-def _callbacks(cfg: DictConfig, folder: Path, logged: bool) -> list[Any]:
+def _callbacks(cfg: DictConfig, folder: Path, files: Any, logged: bool) -> list[Any]:
     import torch
     from lightning.pytorch import callbacks as lightnings
 
-    from stemwise import callbacks
+    from stemwise import callbacks, checkpoints, interrupts
 
-    parts: list[Any] = [callbacks.RunFolder(folder)]
+    signals = interrupts.Interrupts()
+    parts: list[Any] = [signals, callbacks.RunFolder(folder)]
     if cfg.ema is not None:
         parts.append(callbacks.EMA(decay=cfg.ema))
     if logged:
@@ -143,8 +172,12 @@ def _callbacks(cfg: DictConfig, folder: Path, logged: bool) -> list[Any]:
         parts.append(lightnings.TQDMProgressBar(refresh_rate=10 if torch.cuda.is_available() else 1))
     if not sys.stderr.isatty():
         parts.append(callbacks.Lines())
-    best: Any = {"filename": "best", "monitor": callbacks.SCORE, "mode": "max", "enable_version_counter": False}
-    parts.append(lightnings.ModelCheckpoint(folder / "checkpoints", **best))
+    keep = cfg.checkpoints
+    parts.append(checkpoints.Checkpoints(folder, files, signals, keep.every, keep.last))
+    if keep.best:
+        name = "best" if keep.best == 1 else "best-{step}"
+        best: Any = {"filename": name, "monitor": callbacks.SCORE, "mode": "max", "save_top_k": keep.best}
+        parts.append(lightnings.ModelCheckpoint(folder / checkpoints.FOLDER, enable_version_counter=False, **best))
     return parts
 
 

@@ -59,12 +59,16 @@ TRAINING = {
     "data": {"augment", "cache", "errors", "examples", "index", "sharing", "spectrogram", "storage"},
     "compilation": {"errors"},
     "training": {"compilation", "errors", "metrics", "separator"},
-    "callbacks": {"data", "errors", "model_file", "training"},
+    "interrupts": set(),
+    "synchronized": set(),
+    "checkpoints": {"errors", "interrupts"},
+    "callbacks": {"checkpoints", "data", "errors", "model_file", "training"},
     "loggers": set(),
     "optimizers": set(),
 }
 ENTRY = {
-    "launch": {"errors"},
+    "runs": {"errors"},
+    "launch": {"errors", "runs"},
     "checks": {"compilation", "errors"},
     "commands": {
         "allocator",
@@ -85,12 +89,15 @@ ENTRY = {
     "train": {
         "allocator",
         "callbacks",
+        "checkpoints",
         "checks",
         "errors",
+        "interrupts",
         "launch",
         "model_file",
         "pretrained",
         "separator",
+        "synchronized",
         "training",
     },
 }

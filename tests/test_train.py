@@ -2,7 +2,6 @@
 
 import csv
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -141,27 +140,6 @@ def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(train, monkeypatc
     assert (whole.code, resumed.code) == (0, 0), resumed.output
     states = [model_file.load(Path(name) / "checkpoints/last.ckpt").state_dict() for name in ("whole", "parts")]
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(train, monkeypatch):
-    step, interrupt = SeparatorTraining.training_step, signal.getsignal(signal.SIGINT)
-
-    def interrupted(self, batch, number):
-        if self.global_step == 3:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
-
-    monkeypatch.setattr(SeparatorTraining, "training_step", interrupted)
-    try:
-        stopped = train("trainer.max_steps=6")
-    finally:
-        signal.signal(signal.SIGINT, interrupt)  # Lightning leaves it ignored
-    assert stopped.code != 0
-    assert "ckpt_path=last" in stopped.output
-    assert "Traceback" not in stopped.output
-    monkeypatch.setattr(SeparatorTraining, "training_step", step)
-    assert train("trainer.max_steps=6", "ckpt_path=last").code == 0
-    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
 
 
 def test_a_checkpoint_of_another_kind_of_run_is_refused(train):

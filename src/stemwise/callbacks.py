@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import stemwise
 from stemwise import model_file
+from stemwise.checkpoints import LAST
 from stemwise.data import StemData
 from stemwise.errors import UserError
 from stemwise.training import SeparatorTraining
@@ -20,16 +20,14 @@ from stemwise.training import SeparatorTraining
 log = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
-LAST = "checkpoints/last.ckpt"
 SCORE = "sdr/mean"
 
 
 class RunFolder(Callback):
-    """Keeps a run's folder current: the indexes that it uses, the best model, a last checkpoint.
+    """Keeps a run's folder current: the indexes that it uses, and the best model.
 
     `model.safetensors` is the model with the best `sdr/mean` of a validation so far. It stands before the
     averaging of weights in the list of callbacks, so that it sees the averaged weights that were validated.
-    With a checkpoint goes the state of torch's generators, from which dropout draws.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -85,32 +83,11 @@ class RunFolder(Callback):
                     f"trainer.gradient_clip_val=1, and go on from {self.folder / LAST} or start anew."
                 )
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Before averaged weights take the place of the current ones: a stop during the validation loses nothing.
-        if trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.folder / LAST)
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / LAST)
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        if not isinstance(exception, KeyboardInterrupt):
-            return
-        if trainer.training:  # and not in a validation, which saved before it began
-            trainer.save_checkpoint(self.folder / LAST)
-        if (self.folder / LAST).exists():
-            log.info("Stopped at step %d. Go on: hydra.run.dir=%s ckpt_path=last", trainer.global_step, self.folder)
-
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "random": torch.get_rng_state(), "cuda_random": torch.cuda.get_rng_state_all()}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-        torch.set_rng_state(state_dict["random"])
-        if len(state_dict["cuda_random"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state_dict["cuda_random"])
         # The checkpoint may be older than the model: the last validation comes after it.
         if (self.folder / MODEL_FILE).exists():
             score = model_file.read(self.folder / MODEL_FILE)[1].get("sdr", {}).get("mean", -math.inf)

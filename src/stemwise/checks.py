@@ -39,6 +39,12 @@ def _stems(cfg: DictConfig) -> None:
 def _numbers(cfg: DictConfig) -> None:
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise UserError(f"seed={cfg.seed} is not a whole number from 0 on.")
+    if cfg.resume not in (None, "auto"):
+        raise UserError(f"resume={cfg.resume} is not null or auto. A checkpoint of your choice is ckpt_path=FILE.")
+    for name, least in (("every", 1), ("last", 1), ("best", 0)):
+        value = cfg.checkpoints[name]
+        if (value is not None or name != "every") and (not isinstance(value, int) or value < least):
+            raise UserError(f"checkpoints.{name}={value} is not a whole number from {least} on.")
     if cfg.ema is not None and not (isinstance(cfg.ema, float) and 0 < cfg.ema < 1):
         raise UserError(f"ema={cfg.ema} is not a decay between 0 and 1, such as 0.999.")
 

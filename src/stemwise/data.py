@@ -72,6 +72,8 @@ class StemData(lightning.LightningDataModule):
         self._indexes: dict[str, Index] = {}
         self._songs: dict[str, list[Song]] = {}
         self._magnitudes: Pool | None = None
+        self._resumed: int | None = None  # examples that were shown, of all ranks, as a checkpoint says
+        self._origin = (0, 0)  # the run's batches, and the examples shown with them, when the loader was made
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -216,9 +218,22 @@ class StemData(lightning.LightningDataModule):
         pool = Pool(self._packed_size(), self.num_workers)
         crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed, pool)
         step = self.batch_size * ranks
-        shown = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed * step if self.trainer else 0
+        shown = self._batches() * step if self._resumed is None else self._resumed
+        self._origin = self._batches(), shown
         order = examples.Order(len(songs), self.examples_per_song, step, self.seed, rank, ranks, shown)
         return self._loader(crops, order, self.batch_size, persistent_workers=self.num_workers > 0)
+
+    def _batches(self) -> int:
+        """Batches of this run so far, on this rank. What was begun and not finished is shown again."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts examples, not batches: a run may go on with another number of ranks."""
+        batches, shown = self._origin
+        return {"shown": shown + (self._batches() - batches) * self.batch_size * self._ranks()[1]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict["shown"]
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
         """Fixed crops for the loss, and whole songs for the SDR."""

@@ -55,6 +55,11 @@ class SeparatorTraining(lightning.LightningModule):
         self.training_losses = losses if compile is None else compilation.compiled(losses, compile)
         self._hold_statistics()  # Lightning need not call `train`: it leaves modules in the mode that they have
 
+    def setup(self, stage: str) -> None:
+        # Else all ranks would drop the same places of their examples. A checkpoint's generators come after this.
+        if stage == "fit" and self.trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
+
     def train(self, mode: bool = True) -> "SeparatorTraining":
         super().train(mode)
         self._hold_statistics()

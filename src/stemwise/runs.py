@@ -1,0 +1,49 @@
+"""Which folder a run has: a new one, that of the same run before it, or the one that all its processes agree on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from stemwise.errors import UserError
+
+# These say how a run starts, and not which run it is.
+_STARTS = ("resume", "ckpt_path")
+
+
+def folder(resume: str | None, overrides: Sequence[str], parent: str, name: str) -> str:
+    """The run folder below `parent`: `name`, unless `resume` is auto and a run with the same overrides has checkpoints.
+
+    Processes that SLURM or torchrun start cannot ask each other for the time yet; they share the name of their job.
+    Raises `UserError` if it has none.
+    """
+    if resume == "auto" and (found := _same(Path(parent), overrides)):
+        return str(found)
+    if int(os.environ.get("SLURM_NTASKS") or 1) > 1 and (job := os.environ.get("SLURM_JOB_ID")):
+        return f"{parent}/slurm-{job}"
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        if job == "none":
+            raise UserError(
+                f"hydra.run.dir: each of the {os.environ['WORLD_SIZE']} processes would make a run folder of its own. "
+                "Give one, hydra.run.dir=runs/NAME, or let torchrun name the job: --rdzv-id=NAME."
+            )
+        return f"{parent}/{job}"
+    return f"{parent}/{name}"
+
+
+def _same(parent: Path, overrides: Sequence[str]) -> Path | None:
+    """The run below `parent` with these overrides whose checkpoint is the newest."""
+    wanted = _what(overrides)
+    found = []
+    for file in parent.glob("*/.hydra/overrides.yaml"):
+        run = file.parents[1]
+        times = [checkpoint.stat().st_mtime for checkpoint in run.glob("checkpoints/*.ckpt")]
+        if times and _what(OmegaConf.to_container(OmegaConf.load(file))) == wanted:  # type: ignore[arg-type]
+            found.append((max(times), run))
+    return max(found)[1] if found else None
+
+
+def _what(overrides: Sequence[str]) -> list[str]:
+    return sorted(override for override in overrides if override.split("=")[0].lstrip("+") not in _STARTS)

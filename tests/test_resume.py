@@ -1,0 +1,361 @@
+"""A run that is stopped anywhere and goes on is the run that was never stopped."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stemwise import checkpoints, interrupts, model_file, runs
+from stemwise.checkpoints import CheckpointFiles
+from stemwise.data import StemData
+from stemwise.errors import UserError
+from stemwise.spectrogram import Spectrogram
+from stemwise.training import SeparatorTraining
+
+# Epochs of six steps, with everything that draws or remembers: dropout, remix, a schedule, averaged weights.
+KEYS = ["data.batch_size=2", "data.examples_per_song=3", "augment=remix", "scheduler=cosine", "scheduler.T_max=9"]
+KEYS += ["ema=0.9", "trainer.val_check_interval=4", "optimizer.lr=0.001", "trainer.max_steps=9"]
+
+
+def at_step(monkeypatch, step, act, method="training_step"):
+    """Calls `act` in the middle of the step after `step` whole ones, once."""
+    original, done = getattr(SeparatorTraining, method), []
+
+    def acts(self, *arguments):
+        if self.global_step == step and not done:
+            done.append(step)
+            act()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(SeparatorTraining, method, acts)
+
+
+def send(*numbers):
+    def act():
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return act
+
+
+def rows(run):
+    """What was logged: the last value of each column at each step, whichever start of the run logged it."""
+    found = {}
+    for path in sorted(Path(run).glob("csv/version_*/metrics.csv")):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["step"], {}).update({k: v for k, v in row.items() if v and k != "epoch"})
+    return found
+
+
+def assert_equal(one, other):
+    """Checkpoint, model and logs of two runs, bit for bit."""
+    states = [torch.load(Path(run) / checkpoints.LAST, weights_only=True) for run in (one, other)]
+    assert states[0]["global_step"] == states[1]["global_step"] == 9
+    for part in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "StemData"):
+        torch.testing.assert_close(states[0].get(part), states[1].get(part), rtol=0, atol=0)
+    kept = [state["callbacks"] for state in states]
+    assert kept[0].keys() == kept[1].keys()
+    for name in ("RunFolder", "Checkpoints"):
+        torch.testing.assert_close(kept[0][name], kept[1][name], rtol=0, atol=0)
+    models = [model_file.read(Path(run) / "model.safetensors") for run in (one, other)]
+    assert models[0][1] == models[1][1]
+    torch.testing.assert_close(models[0][0].state_dict(), models[1][0].state_dict(), rtol=0, atol=0)
+    assert rows(one) == rows(other)
+
+
+@pytest.fixture
+def whole(train):
+    """The run that was never stopped."""
+    done = train("hydra.run.dir=whole", *KEYS)
+    assert done.code == 0, done.output
+    return "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_stopped_at_any_step_by_any_signal(train, whole, monkeypatch, number):
+    """In the middle of an epoch, before and after a validation (4, 8), at the end of an epoch (6)."""
+    for step in (0, 3, 4, 5, 7) if number == signal.SIGTERM else (2,):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, send(number))
+            stopped = train(f"hydra.run.dir=parts{step}", *KEYS)
+        assert stopped.code == 128 + number
+        assert f"Stopped at step {step + 1}." in stopped.output
+        assert "Traceback" not in stopped.output
+        resumed = train(f"hydra.run.dir=parts{step}", "resume=auto", *KEYS)
+        assert resumed.code == 0, resumed.output
+        assert_equal(whole, f"parts{step}")
+
+
+def test_stopped_in_a_validation(train, whole, monkeypatch):
+    """It is done again, whole, before the next step."""
+    at_step(monkeypatch, 4, send(signal.SIGTERM), "validation_step")
+    assert train("hydra.run.dir=parts", *KEYS).code == 128 + signal.SIGTERM
+    assert train("hydra.run.dir=parts", "resume=auto", *KEYS).code == 0
+    assert_equal(whole, "parts")
+
+
+def test_stopped_three_times_with_other_numbers_of_workers(train, whole, monkeypatch):
+    for step, workers in ((1, 2), (2, 0), (6, 1)):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, send(signal.SIGTERM))
+            stopped = train("hydra.run.dir=parts", "resume=auto", f"data.num_workers={workers}", *KEYS)
+        assert stopped.code == 128 + signal.SIGTERM, stopped.output
+    assert train("hydra.run.dir=parts", "resume=auto", "data.num_workers=2", *KEYS).code == 0
+    assert_equal(whole, "parts")
+
+
+def test_half_a_step_of_accumulated_gradients_is_not_saved(train, monkeypatch):
+    keys = ["data.batch_size=1", "data.examples_per_song=4", "trainer.accumulate_grad_batches=3", "ema=0.9"]
+    keys += ["trainer.max_steps=9", "augment=remix"]  # epochs of 16 batches: the last step has one
+    assert train("hydra.run.dir=whole", *keys).code == 0
+    for step in (1, 5):
+        with monkeypatch.context() as patch:
+            at_step(patch, step, send(signal.SIGTERM))
+            assert train("hydra.run.dir=parts", "resume=auto", *keys).code == 128 + signal.SIGTERM
+    assert train("hydra.run.dir=parts", "resume=auto", *keys).code == 0
+    assert_equal("whole", "parts")
+
+
+def test_a_second_ctrl_c_ends_it_at_once(train, monkeypatch):
+    at_step(monkeypatch, 5, send(signal.SIGINT, signal.SIGINT))
+    stopped = train("hydra.run.dir=parts", *KEYS)
+    assert stopped.code == 130
+    assert "Stopped at once. Go on: hydra.run.dir=" in stopped.output
+    assert "Traceback" not in stopped.output
+    assert torch.load("parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_in_a_job_of_slurm_sigusr1_queues_it_again(train, monkeypatch, tmp_path):
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(
+        f'#!/bin/sh\nls {tmp_path}/parts/checkpoints > {tmp_path}/there\necho "$@" > {tmp_path}/asked\n'
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    at_step(monkeypatch, 1, send(signal.SIGUSR1))
+    stopped = train("hydra.run.dir=parts", *KEYS)
+    assert "SLURM job 4711 is queued again." in stopped.output
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+    assert "last.ckpt" in (tmp_path / "there").read_text()  # saved before
+
+
+# Which run
+
+
+def test_auto_begins_a_run_and_goes_on_with_that_of_the_same_overrides(train, monkeypatch, tmp_path):
+    keys = ["resume=auto", "hydra.run.dir=${run_folder:${resume},${hydra.overrides.task},runs,${now:%H%M%S%f}}"]
+    at_step(monkeypatch, 2, send(signal.SIGTERM))
+    first = train(*keys)
+    assert "so the run begins" in first.output
+    (run,) = (tmp_path / "runs").iterdir()
+    again = train(*keys)
+    assert again.code == 0, again.output
+    assert f"Going on from {run}/checkpoints/last.ckpt" in again.output
+    assert list((tmp_path / "runs").iterdir()) == [run]
+    assert train(*keys, "optimizer.lr=0.5").code == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_the_processes_of_a_job_have_one_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert runs.folder(None, [], "runs", "now") == "runs/now"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"hydra.run.dir=runs/NAME"):
+        runs.folder(None, [], "runs", "now")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    assert runs.folder(None, [], "runs", "now") == "runs/mine"
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert runs.folder(None, [], "runs", "now") == "runs/slurm-12"
+
+
+def test_resume_is_null_or_auto(train):
+    assert "resume=yes" in train("resume=yes").output
+
+
+# Where examples go on
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_another_number_of_ranks_goes_on_behind_the_same_examples(songs, ranks):
+    """Batch times ranks stay 4: what the ranks show together is what one would have shown."""
+
+    def shown(ranks, state, batches, upto):
+        found = {}
+        for rank in range(ranks):
+            data = StemData(
+                ["vocals"], Spectrogram(), train=songs / "train.csv", batch_size=4 // ranks, examples_per_song=4,
+                num_workers=0, cache=None,
+            )  # fmt: skip
+            progress = SimpleNamespace(total=SimpleNamespace(processed=batches))
+            loops = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+            data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, fit_loop=loops)
+            if state:
+                data.load_state_dict(state)
+            order = data.train_dataloader().sampler
+            order.set_epoch(0)
+            found |= {place.position: place.song for place in list(order)[: upto * 4 // ranks]}
+            progress.total.processed += upto
+            state_after = data.state_dict()
+        return [song for _, song in sorted(found.items())], state_after
+
+    everything, _ = shown(1, None, 0, 4)
+    first, state = shown(2, None, 0, 1)
+    rest, after = shown(ranks, state, 1, 3)
+    assert first + rest == everything
+    assert after == {"shown": 16}
+
+
+# The files
+
+
+def test_the_last_and_the_best_are_kept(train):
+    keys = ["trainer.val_check_interval=2", "checkpoints.last=3", "checkpoints.best=2", "checkpoints.every=3"]
+    assert train("trainer.max_steps=8", *keys).code == 0
+    steps = {
+        path.name: torch.load(path, weights_only=True)["global_step"] for path in Path("run/checkpoints").iterdir()
+    }
+    assert {name: step for name, step in steps.items() if "last" in name} == {
+        "last.ckpt": 8,
+        "last-1.ckpt": 6,
+        "last-2.ckpt": 4,
+    }
+    best = sorted(name for name in steps if "last" not in name)
+    assert len(best) == 2
+    assert all(name == f"best-step={steps[name]}.ckpt" for name in best)
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(train, whole, monkeypatch):
+    at_step(monkeypatch, 6, send(signal.SIGTERM))
+    train("hydra.run.dir=parts", *KEYS)
+    damage(Path("parts/checkpoints/last.ckpt"))
+    resumed = train("hydra.run.dir=parts", "resume=auto", *KEYS)
+    assert "last.ckpt: a damaged checkpoint (" in resumed.output
+    assert "Going on from " in resumed.output
+    assert_equal(whole, "parts")
+
+
+def test_where_all_are_damaged_the_run_does_not_begin_again(train):
+    assert train("trainer.max_steps=1").code == 0
+    for path in Path("run/checkpoints").glob("last*.ckpt"):
+        damage(path)
+    refused = train("resume=auto")
+    assert refused.code == 2
+    assert "checkpoints are damaged. Begin anew" in refused.output
+    damage(Path("run/checkpoints/best.ckpt"))
+    refused = train("ckpt_path=run/checkpoints/best.ckpt")
+    assert refused.code == 2, refused.output
+
+
+def test_every_bit_of_a_checkpoint_is_watched(tmp_path):
+    path = tmp_path / "last.ckpt"
+    CheckpointFiles().save_checkpoint({"weights": torch.arange(1000.0), "step": 3}, path)
+    assert checkpoints.fault(path) is None
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(300):
+        place = draw.randrange(len(whole))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
+        if checkpoints.fault(path) is None:  # a bit of no meaning: a date, or padding
+            loaded = torch.load(path, weights_only=True)
+            assert loaded["step"] == 3
+            assert torch.equal(loaded["weights"], torch.arange(1000.0))
+        path.write_bytes(whole[:place])
+        assert checkpoints.fault(path)
+
+
+SAVES = """
+import sys, torch
+from pathlib import Path
+from types import SimpleNamespace
+from stemwise.checkpoints import CheckpointFiles, Checkpoints
+run = Path(sys.argv[1])
+files = CheckpointFiles()
+ours = Checkpoints(run, files, None)
+trainer = SimpleNamespace(is_global_zero=True, loggers=[])
+for step in range(10**9):
+    trainer.global_step = step
+    checkpoint = {"step": step, "weights": torch.full((300_000,), step)}
+    trainer.save_checkpoint = lambda path: files.save_checkpoint(checkpoint, path)
+    ours.save(trainer, validation_due=False)
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_while_saving_leaves_the_one_before(tmp_path):
+    """At random moments; what was said to be saved is there, or a later one."""
+    draw = random.Random(1)
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", SAVES, tmp_path], stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(draw.uniform(0, 0.2))
+        process.kill()
+        said = [int(line) for line in process.stdout.read().split()]
+        process.wait()
+        found = checkpoints.newest(tmp_path)
+        assert found
+        loaded = torch.load(found, weights_only=True)
+        assert loaded["step"] >= (said[-1] if said else 0)
+        assert torch.equal(loaded["weights"], torch.full((300_000,), loaded["step"]))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(train, monkeypatch):
+    write, times = checkpoints._write, []
+
+    def full(checkpoint, path):
+        times.append(path)
+        if len(times) in failing:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(checkpoint, path)
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    failing = {1}
+    done = train("trainer.max_steps=4", "trainer.val_check_interval=2", "checkpoints.best=0")
+    assert done.code == 0, done.output
+    assert "new.ckpt: not written (No space left on device)" in done.output
+    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"last.ckpt", "last-1.ckpt"}
+    times.clear()
+    failing = set(range(10))
+    done = train("trainer.max_steps=6", "resume=auto")
+    assert done.code == 2
+    assert "the last checkpoint could not be written" in done.output
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_a_checkpoint_from_a_stranger_executes_nothing(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/executed",)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        CheckpointFiles().load_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_job_that_cannot_be_queued_again_is_said_so(monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("PATH", "")
+    interrupts.requeue()
+    assert "SLURM job 1 was not queued again" in caplog.text
