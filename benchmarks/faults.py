@@ -33,8 +33,8 @@ KEYS = [
     "spectrogram.sample_rate=8000", "spectrogram.channels=1", "spectrogram.n_fft=512", "spectrogram.hop=128",
     "spectrogram.bins=128", "spectrogram.frames=64", "model.unet.filters=[8,16,32]", "optimizer.lr=0.001",
     f"scheduler.T_max={STEPS}", f"trainer.max_steps={STEPS}", "trainer.val_check_interval=25",
-    "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "data.batch_size=2", "data.examples_per_song=5", "data.num_workers=1",
-    "checkpoints.every=10", "resume=auto",
+    "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "data.batch_size=2",
+    "data.examples_per_song=5", "data.num_workers=1", "checkpoints.every=10", "resume=auto",
 ]  # fmt: skip
 
 # Saves one checkpoint after the other, and says which are there.

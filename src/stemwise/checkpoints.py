@@ -134,7 +134,9 @@ class Checkpoints(Checkpoint):
             return
         # Lightning takes a checkpoint of this moment to be one of after the validation.
         self._making_up = trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.run()
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False  # from its first song, wherever that of the checkpoint had come
+        loop.run()
         trainer.training = True
         self._making_up = self.validation_due = False
 
