@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemwise import audio, encoding, separation, spectrogram
-from stemwise.encoding import Format
+from stemwise.formats import Format
 from stemwise.separator import Separator
 
 STAGES = ("decode", "STFT", "networks", "masks", "inverse", "encode")

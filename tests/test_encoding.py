@@ -18,9 +18,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemwise import audio, encoding
-from stemwise.encoding import CODECS, Format, Writer
+from stemwise import audio, encoding, formats
+from stemwise.encoding import Writer
 from stemwise.errors import UserError
+from stemwise.formats import CODECS, Format
 
 LOSSY = ("mp3", "ogg", "m4a", "opus")
 RATES = dict.fromkeys(CODECS, 44100) | {"opus": 48000}
@@ -215,7 +216,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_the_rate_a_file_gets(codec: str, wanted: int, given: int, tmp_path: Path) -> None:
-    assert encoding.sample_rate(codec, wanted) == given
+    assert formats.sample_rate(codec, wanted) == given
     write(tmp_path / "a", noise(2000), Format(codec), given)
     assert audio.probe(tmp_path / "a").sample_rate == (48000 if codec == "opus" else given)
     if given != wanted:
@@ -229,13 +230,13 @@ def test_the_rate_a_file_gets(codec: str, wanted: int, given: int, tmp_path: Pat
     ("text", "expected"), [("128k", 128_000), ("320K", 320_000), (" 96k ", 96_000), ("64000", 64_000)]
 )
 def test_bit_rates_in_words(text: str, expected: int) -> None:
-    assert encoding.bitrate(text) == expected
+    assert formats.bitrate(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "k", "-128k", "12.5k", "128 kbps", "12٣k", "99999999999"])
 def test_what_is_no_bit_rate(text: str) -> None:
     with pytest.raises(UserError, match=r"is no bit rate. Write it like 128k"):
-        encoding.bitrate(text)
+        formats.bitrate(text)
 
 
 @pytest.mark.parametrize("codec", LOSSY)
@@ -256,7 +257,7 @@ def test_a_bit_rate_is_kept(codec: str, channels: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [8000, 24000, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_bounds_that_are_named_can_be_written(codec: str, rate: int, channels: int, tmp_path: Path) -> None:
-    allowed = encoding._bitrates(codec, rate, channels)
+    allowed = formats._bitrates(codec, rate, channels)
     for bitrate in (None, allowed[0], allowed[-1]):
         write(tmp_path / str(bitrate), noise(rate // 4, channels), Format(codec, bitrate=bitrate), rate)
         assert audio.probe(tmp_path / str(bitrate)).sample_rate == (48000 if codec == "opus" else rate)
@@ -301,7 +302,7 @@ def test_settings_that_fit_no_file() -> None:
 
 # Tags.
 
-SOME = {name: f'{name} "it\'s" é 🎵' for name in encoding.TAGS} | {"date": "1999", "track": "3/10", "disc": "1/2"}
+SOME = {name: f'{name} "it\'s" é 🎵' for name in formats.TAGS} | {"date": "1999", "track": "3/10", "disc": "1/2"}
 ABSENT = {"wav": {"album_artist", "composer", "disc"}, "ogg": {"album_artist", "composer", "disc"}}
 
 
@@ -310,7 +311,7 @@ def test_tags_come_back(codec: str, tmp_path: Path) -> None:
     others = {"encoder": "someone's", "replaygain_track_gain": "-9 dB", "major_brand": "M4A "}
     write(tmp_path / "a", noise(3000), Format(codec), RATES[codec], tags=SOME | others)
     found = audio.tags(tmp_path / "a")
-    assert {name: found[name] for name in encoding.TAGS if name in found} == {
+    assert {name: found[name] for name in formats.TAGS if name in found} == {
         name: value for name, value in SOME.items() if name not in ABSENT.get(codec, ())
     }
     assert "replaygain_track_gain" not in found

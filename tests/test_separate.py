@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import audio, encoding, masks, model_file, separation
+from stemwise import audio, formats, masks, model_file, separation
 from stemwise.commands import separate
 
 
@@ -364,7 +364,7 @@ def test_a_signal_leaves_nothing_half_written(model_path, tmp_path, number, code
 
 
 def test_the_choices_are_those_of_the_modules():
-    assert separate.CODECS == encoding.CODECS
+    assert separate.CODECS == formats.CODECS
     assert separate.EXTENSIONS == masks.EXTENSIONS
     assert separate.CLIPS == separation.CLIPS
 

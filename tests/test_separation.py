@@ -9,8 +9,8 @@ import soundfile
 import torch
 
 from stemwise import audio, encoding, separation
-from stemwise.encoding import Format
 from stemwise.errors import UserError
+from stemwise.formats import Format
 from stemwise.separation import Excerpt, Song, Wish
 from stemwise.separator import Separator
 

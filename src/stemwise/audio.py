@@ -15,7 +15,7 @@ import av
 import torch
 from torch import Tensor
 
-from stemwise import decoding, encoding, resampling
+from stemwise import decoding, encoding, formats, resampling
 from stemwise.errors import UserError
 
 _ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8, as Python carries them
@@ -182,11 +182,11 @@ def tags(path: Path) -> dict[str, str]:
 def write(path: Path, waveform: Tensor, sample_rate: int, *, codec: str = "wav", bit_depth: str | None = None) -> int:
     """Writes a waveform (C, N); the file appears complete or not at all, and its folders are made.
 
-    `codec` and `bit_depth` are those of `encoding.Format`. Returns how many samples were clamped to full scale.
+    `codec` and `bit_depth` are those of `formats.Format`. Returns how many samples were clamped to full scale.
 
     Raises `UserError` for another codec or bit depth, a target that cannot be written, and a full disk.
     """
-    format = encoding.Format(codec, bit_depth)
+    format = formats.Format(codec, bit_depth)
     with encoding.Writer(path, sample_rate, len(waveform), format) as writer:
         for part in waveform.split(1 << 18, 1):
             writer.write(part)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import audio, encoding, progress, resampling
-from stemwise.encoding import Format
+from stemwise import audio, encoding, formats, progress, resampling
 from stemwise.errors import UserError
+from stemwise.formats import Format
 from stemwise.separator import Divide, Separator
 
 T = TypeVar("T")
@@ -167,13 +167,13 @@ def separate_file(
     """Separates one song into `targets`, a file for each of `wish.names(model)`; None is not written.
 
     The stems have the song's length and tags, and the model's channel count; its sample rate too, unless
-    `wish.sample_rate` is another or the codec does not have it (`encoding.sample_rate`). They appear together when
+    `wish.sample_rate` is another or the codec does not have it (`formats.sample_rate`). They appear together when
     all are complete; if anything fails none does.
     """
     wish, form = wish or Wish(), form or Format()
     channels = model.spectrogram.channels
     song = Song.from_file(path, channels)
-    rate = encoding.sample_rate(form.codec, wish.sample_rate or song.sample_rate)
+    rate = formats.sample_rate(form.codec, wish.sample_rate or song.sample_rate)
     excerpt = Excerpt.of(song, model, wish, rate)
     tags = audio.tags(path)
     places = [target for target in targets if target is not None]

@@ -21,11 +21,11 @@ from stemwise import naming
 from stemwise.errors import UserError, raise_all
 
 if TYPE_CHECKING:
-    from stemwise.encoding import Format
+    from stemwise.formats import Format
     from stemwise.separation import Wish
     from stemwise.separator import Separator
 
-CODECS = ("wav", "flac", "mp3", "ogg", "m4a", "opus")  # encoding.CODECS, without the second it takes to import
+CODECS = ("wav", "flac", "mp3", "ogg", "m4a", "opus")  # formats.CODECS, without the second it takes to import
 CLIPS = ("clamp", "rescale", "float")  # separation.CLIPS
 EXTENSIONS = ("zeros", "average", "top")  # masks.EXTENSIONS
 LONGEST_WINDOW = 600  # seconds
@@ -184,13 +184,13 @@ def _import_libraries() -> None:
 
 
 def _form(options: argparse.Namespace) -> "Format":
-    from stemwise import encoding
+    from stemwise import formats
 
-    bitrate = None if options.bitrate is None else encoding.bitrate(options.bitrate)
+    bitrate = None if options.bitrate is None else formats.bitrate(options.bitrate)
     depth = options.bit_depth
     if options.clip == "float" and options.codec == "wav" and depth is None:
         depth = "float"
-    form = encoding.Format(options.codec, depth, bitrate)
+    form = formats.Format(options.codec, depth, bitrate)
     if options.clip == "clamp" and depth == "float":
         raise UserError("--clip clamp: floating point keeps what is past full scale. Leave one out, or rescale.")
     if options.clip == "float" and (options.codec == "flac" or depth in ("16", "24")):
