@@ -14,7 +14,6 @@ import csv
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -227,7 +226,7 @@ def _started(folder: Path) -> dict[str, float]:
 
 
 def start(folder: Path) -> dict[str, float]:
-    """Seconds of the stages up to the first batch of a training on these songs, and the peak of memory in bytes."""
+    """Seconds of the stages up to the first batch of a training on these songs."""
     from stemwise.data import StemData  # two seconds, and only this needs it
 
     settings = Spectrogram(**TINY)
@@ -239,8 +238,7 @@ def start(folder: Path) -> dict[str, float]:
         "set up": lambda: data.setup("fit"),
         "first batch": lambda: next(iter(data.train_dataloader())),
     }
-    seconds = {stage: timing.timed(calls[stage]) for stage in STAGES}
-    return {**seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts in KiB
+    return {stage: timing.timed(calls[stage]) for stage in STAGES}
 
 
 def exponent(amounts: Sequence[float], seconds: Sequence[float]) -> float:
@@ -311,19 +309,18 @@ def _fitted(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 
 
 def _songs(rows: Sequence[dict[str, Any]]) -> tuple[str, list[report.Row]]:
-    columns = ("songs", "cache", *(f"{stage}, s" for stage in STAGES), "to the first batch, s", "peak memory, MB")
+    columns = ("songs", "cache", *(f"{stage}, s" for stage in STAGES), "to the first batch, s")
     lines, grown = [], []
     for kind, runs in (("cold", lambda row: [row["cold"]]), ("warm", lambda row: row["warm"])):
         for row in rows:
             cells = [timing.spread([run[stage] for run in runs(row)]) for stage in STAGES]
-            peak = max(run["peak"] for run in runs(row)) / 1e6
-            lines.append((row["songs"], kind, *cells, timing.spread(_totals(runs(row))), f"{peak:.0f}"))
+            lines.append((row["songs"], kind, *cells, timing.spread(_totals(runs(row)))))
         if len(fitted := _fitted(rows)) > 1:
             counts = [row["songs"] for row in fitted]
             stages = [[_median(runs(row), stage) for row in fitted] for stage in STAGES]
             totals = [timing.Timing(tuple(_totals(runs(row)))).median for row in fitted]
             powers = [exponent(counts, seconds) for seconds in (*stages, totals)]
-            lines.append(("exponent", kind, *(f"{power:.2f}" for power in powers), ""))
+            lines.append(("exponent", kind, *(f"{power:.2f}" for power in powers)))
             name = f"time to first batch at {counts[-1]} songs, {'cache to build' if kind == 'cold' else 'cache built'}"
             grown.append(_linear(name, f"{totals[-1]:.1f} s", max(powers)))
     return report.table(columns, lines), grown
