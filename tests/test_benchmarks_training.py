@@ -266,9 +266,7 @@ def test_what_grows_with_the_square_misses_the_target(benchmark):
 
     def runs(power):
         seconds = {count: dict.fromkeys(scaling.STAGES, 1e-4 * count**power) for count in (10, 100, 1000)}
-        return [
-            {"songs": n, "cold": run, "warm": [run]} for n, run in seconds.items()
-        ]
+        return [{"songs": n, "cold": run, "warm": [run]} for n, run in seconds.items()]
 
     assert [row.met for row in scaling._songs(runs(1))[1]] == [True, True]
     assert [row.met for row in scaling._songs(runs(2))[1]] == [False, False]

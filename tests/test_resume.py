@@ -155,7 +155,7 @@ def test_in_a_job_of_slurm_sigusr1_queues_it_again(train, monkeypatch, tmp_path)
 
 
 def test_auto_begins_a_run_and_goes_on_with_that_of_the_same_overrides(train, monkeypatch, tmp_path):
-    keys = ["resume=auto", "hydra.run.dir=${run_folder:${resume},${hydra.overrides.task},runs,${now:%H%M%S%f}}"]
+    keys = ["resume=auto", "hydra.run.dir='${run_folder:${resume},${hydra.overrides.task},runs,${now:%H%M%S%f}}'"]
     at_step(monkeypatch, 2, send(signal.SIGTERM))
     first = train(*keys)
     assert "so the run begins" in first.output
@@ -239,7 +239,7 @@ def test_the_last_and_the_best_are_kept(train):
 
 def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[::64] = (byte ^ 1 for byte in content[::64])
     path.write_bytes(content)
 
 
@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(train, whole, 
 
 
 def test_where_all_are_damaged_the_run_does_not_begin_again(train):
-    assert train("trainer.max_steps=1").code == 0
+    assert train("trainer.max_steps=2", "trainer.val_check_interval=1").code == 0
     for path in Path("run/checkpoints").glob("last*.ckpt"):
         damage(path)
     refused = train("resume=auto")
@@ -334,7 +334,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(train, monkeypatch):
     done = train("trainer.max_steps=4", "trainer.val_check_interval=2", "checkpoints.best=0")
     assert done.code == 0, done.output
     assert "new.ckpt: not written (No space left on device)" in done.output
-    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"last.ckpt", "last-1.ckpt"}
+    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"last.ckpt"}
     times.clear()
     failing = set(range(10))
     done = train("trainer.max_steps=6", "resume=auto")

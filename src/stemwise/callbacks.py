@@ -97,12 +97,19 @@ class RunFolder(Callback):
 class EMA(WeightAveraging):
     """Exponential moving average of weights and statistics, which stays in place until the validation is over.
 
-    Lightning's own swaps the weights back before the callbacks that write the validated model get their turn, and
-    averages tensor by tensor: six times as long as all at once.
+    Lightning's own swaps the weights back before the callbacks that write the validated model get their turn, puts the
+    average in their place before those that write the last checkpoint, and averages tensor by tensor, which takes
+    longer than all at once.
     """
 
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        pass
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)  # after the last checkpoint, which has both
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         pass

@@ -7,9 +7,11 @@ values only, so that a checkpoint from a stranger executes nothing.
 import errno
 import logging
 import os
+import pickle
 import signal
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ def fault(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+        with suppress(pickle.UnpicklingError):  # whole, and not plain values: who loads it refuses it
+            torch.load(path, map_location="meta", weights_only=True)  # what torch asks of an archive besides
     except (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         return str(error) or type(error).__name__
     return f"{damaged} in it is not what was written" if damaged else None
@@ -87,7 +91,8 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         if what := fault(Path(path)):
             raise UserError(f"{path}: a damaged checkpoint ({what}). Give another, or ckpt_path=last.")
-        return super().load_checkpoint(path, map_location or "cpu", weights_only=True)
+        place: Any = map_location or "cpu"
+        return super().load_checkpoint(path, place, weights_only=True)
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
@@ -125,6 +130,7 @@ class Checkpoints(Checkpoint):
         self.every, self.keep = every, keep
         self.validation_due = False
         self._making_up = False
+        self._between_steps = True
         self._saved_at = -1
 
     # When
@@ -143,23 +149,31 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
-        loop = trainer.fit_loop
-        if loop._should_accumulate():
+        self._between_steps = not trainer.fit_loop._should_accumulate()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        # Not at the end of the batch before: its values are logged after that.
+        if not self._between_steps:
             return  # half a step cannot be saved
-        stop = self.interrupts.agreed(trainer)
-        if not stop and not (self.every and trainer.global_step % self.every == 0):
-            return
-        assert loop._data_fetcher is not None
-        self.save(trainer, validation_due=loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
-        if stop:
-            if stop == signal.SIGUSR1 and trainer.is_global_zero:
-                requeue()
-            raise Stopped(stop, trainer.is_global_zero)
+        stop, step = self.interrupts.agreed(trainer), trainer.global_step
+        if stop or (self.every and step % self.every == 0 and step not in (0, self._saved_at)):
+            self.save(trainer, validation_due=False)
+        self._stop(trainer, stop)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Before averaged weights take the place of the current ones: a stop during the validation loses nothing.
         if trainer.state.fn == "fit" and not self._making_up:
             self.save(trainer, validation_due=True)
+            self._stop(trainer, self.interrupts.agreed(trainer))
+
+    @staticmethod
+    def _stop(trainer: lightning.Trainer, number: int) -> None:
+        if number == signal.SIGUSR1 and trainer.is_global_zero:
+            requeue()
+        if number:
+            raise Stopped(number, trainer.is_global_zero)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.save(trainer, validation_due=False)
@@ -195,6 +209,14 @@ class Checkpoints(Checkpoint):
         for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
             if newer.exists():
                 os.replace(newer, older)
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # A batch that is ready and not begun is not part of it. Lightning would count it, and the step before it twice.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts["ready"] = counts["completed"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"validation_due": self.validation_due, "random": _of_all_ranks(_random())}

@@ -225,7 +225,10 @@ class StemData(lightning.LightningDataModule):
 
     def _batches(self) -> int:
         """Batches of this run so far, on this rank. What was begun and not finished is shown again."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
+        if not self.trainer:
+            return 0
+        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(total.processed)
 
     def state_dict(self) -> dict[str, Any]:
         """Counts examples, not batches: a run may go on with another number of ranks."""

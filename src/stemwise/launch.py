@@ -106,9 +106,12 @@ def plain(node: Any) -> Any:
 
 
 def quiet_lightning() -> None:
-    """Leaves the terminal to our own lines: no advertisements, and no two warnings that are wrong here."""
+    """Leaves the terminal to our own lines: no advertisements, and no warnings that are wrong here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Steps are counted across epochs, so an epoch may well be shorter than the logging interval.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
+    # The sampler goes on behind what was shown, which Lightning cannot see; and a run has one folder.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Lightning's own use of torch; nothing that a user could change.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")

@@ -37,7 +37,7 @@ class _AcrossRanks(nn.BatchNorm2d):
         variance, mean = torch.var_mean(x.detach().float(), dim=_DIMS, correction=0)
         mean, variance, count = _of_all(mean, variance, x.numel() // x.shape[1])
         self._follow(mean, variance * (count / (count - 1)))
-        out: Tensor = _Normalized.apply(x, self.weight, self.bias, mean, (variance + self.eps).rsqrt(), count)  # type: ignore[no-untyped-call]
+        out: Tensor = _Normalized.apply(x, self.weight, self.bias, mean, (variance + self.eps).rsqrt(), count)
         return out
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:

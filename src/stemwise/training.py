@@ -81,43 +81,43 @@ class SeparatorTraining(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         found = self.training_losses(self.separator, batch["mixture"], batch["stems"])
-        return self._log_losses("train", found, len(batch["stems"]))
+        options: Any = {"batch_size": len(batch["stems"])}
+        for stem, loss in zip(self.separator.stems, found, strict=True):
+            self.log(f"train/{stem}", loss, **options)
+        loss = found.sum()
+        self.log("train/loss", loss, prog_bar=True, **options)
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         stems = len(self.separator.stems)
-        self._sdr_sum = torch.zeros(stems, device=self.device)
-        self._sdr_count = torch.zeros(stems, device=self.device)
+        # Sums over this rank's crops and songs, and how many there were: of each stem's loss, and of its SDR.
+        self._sums = torch.zeros(2, 2, stems, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: dict[str, Any], _: int, dataloader_idx: int = CROPS) -> None:
         if dataloader_idx == CROPS:
-            found = losses(self.separator, batch["mixture"], batch["stems"])
-            self._log_losses("val", found, len(batch["stems"]))
+            count = len(batch["stems"])
+            self._sums[CROPS, 0] += count * losses(self.separator, batch["mixture"], batch["stems"])
+            self._sums[CROPS, 1] += count
             return
         scores = metrics.usdr(batch["stems"], self.separator.separate(batch["mixture"]))
-        self._sdr_sum += scores.nan_to_num(nan=0.0)
-        self._sdr_count += ~scores.isnan()
+        self._sums[SONGS, 0] += scores.nan_to_num(nan=0.0)
+        self._sums[SONGS, 1] += ~scores.isnan()
 
     def on_validation_epoch_end(self) -> None:
-        # Each rank has its share of the songs; silent references count for none.
-        shares: Any = self.all_gather(torch.stack([self._sdr_sum, self._sdr_count]))
-        total, count = shares.reshape(-1, 2, len(self.separator.stems)).sum(dim=0)
-        sdr = total / count
-        for stem, score in zip(self.separator.stems, sdr, strict=True):
+        # Each rank has its share of the songs, some one more; silent references count for none. Lightning's own mean
+        # over ranks rounds the number of examples.
+        shares: Any = self.all_gather(self._sums)
+        total, count = shares.reshape(-1, *self._sums.shape).sum(dim=0).unbind(dim=1)
+        loss, sdr = (total / count).float()
+        for stem, of_stem, score in zip(self.separator.stems, loss, sdr, strict=True):
+            self.log(f"val/{stem}", of_stem)
             self.log(f"sdr/{stem}", score)
+        self.log("val/loss", loss.sum())
         self.log("sdr/mean", sdr.nanmean(), prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint a model file as well: `model_file.load` needs no config."""
         checkpoint["separator"] = {**self.separator.settings, "facts": {"step": self.global_step, **self.facts}}
-
-    def _log_losses(self, split: str, losses: Tensor, batch_size: int) -> Tensor:
-        training = split == "train"
-        options: Any = {"batch_size": batch_size, "add_dataloader_idx": False, "sync_dist": not training}
-        for stem, loss in zip(self.separator.stems, losses, strict=True):
-            self.log(f"{split}/{stem}", loss, **options)
-        loss = losses.sum()
-        self.log(f"{split}/loss", loss, prog_bar=training, **options)
-        return loss
 
 
 def losses(separator: Separator, mixture: Tensor, stems: Tensor) -> Tensor:
