@@ -1,4 +1,4 @@
-"""Injects faults into real runs and says what was lost: `python benchmarks/faults.py`.
+"""Injects faults into real runs and says what was lost: `python benchmarks/faults.py`. Takes ten minutes.
 
 Every fault is done to the real command, in processes of its own, on songs of noise and a network that trains in
 seconds. A run that goes on after a fault must end as the run without it: last checkpoint and model bit for bit, and the
@@ -131,8 +131,12 @@ def killed_runs(ground: Ground, kills: int) -> Outcome:
     while done < kills:
         name = f"killed{runs}"
         runs += 1
-        while not _ran(ground.command(name), _sleeps(ground.draw.uniform(0.0, ground.seconds)), signal.SIGKILL):
+        # Some of these times are longer than the run, and once there were kills enough it is left alone.
+        while not _ran(ground.command(name), _sleeps(ground.draw.uniform(0.0, 1.3 * ground.seconds)), signal.SIGKILL):
             done += 1
+            if done == kills:
+                _ran(ground.command(name), iter(()), signal.SIGKILL)
+                break
         wrong += [f"{name}: {what}" for what in _differences(ground.folder / "clean", ground.folder / name)]
         _say(f"training: {done} of {kills} kills, {runs} runs ended, {len(wrong)} differences")
     how = f"`kill -9` of all its processes at random moments of a run of {ground.seconds:.0f} s, then the same command"
