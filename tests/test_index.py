@@ -1,6 +1,7 @@
 """The index CSV: what it may say, what `stems` it serves, and a message for every way to get it wrong."""
 
 import csv
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -338,6 +339,28 @@ def test_a_wrong_root_is_one_problem_and_not_one_per_file(root: Path) -> None:
     assert f"none of the 6 files is there; row 2 (One): {root}/music/One/mixture.wav. Set data.root" in found
 
 
+@pytest.mark.parametrize(
+    "cell", ["x" * 5000, "a\0b", f"One/vocals.wav#stream={'9' * 5000}", "One/vocals.wav#channel=9" * 9]
+)
+def test_a_cell_that_can_be_no_file_is_a_missing_file(cell: str, root: Path) -> None:
+    """Too long a name, a NUL in it, a number with more digits than Python converts."""
+    lines = ["vocals_path,drums_path", f'"{cell}","{cell}"']
+    assert "none of the 1 files is there" in message(write_csv(root, *lines), root)
+    found = message(write_csv(root, *lines, "One/vocals.wav,One/drums.wav"), root)
+    assert "no such file" in found or "File name too long" in found
+
+
+def test_an_index_that_may_not_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_csv(root, HEADER, row("One"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert f"{path}: cannot be read (Permission denied)" in message(path, root)
+    assert "no such index CSV" in message(root / ("x" * 5000), root)
+
+
 def test_an_unneeded_file_is_not_looked_at(root: Path) -> None:
     (root / "Two/drums.wav").unlink()
     index.check(index.read(write_csv(root, HEADER, row("One"), row("Two")), root), ["vocals"], {})
@@ -502,7 +525,7 @@ def test_each_track_is_looked_at_a_few_times_however_many_there_are(tmp_path: Pa
         found = Index("test", Path(), [Track(str(song), cells) for song, cells in enumerate(stems)])
         index.write(found, tmp_path / "index.csv")
         with (
-            mock.patch.object(Path, "exists", return_value=True),
+            mock.patch.object(os.path, "exists", return_value=True),
             mock.patch.object(audio, "probe", return_value=audio.Info(44100, 44100, 2)),
         ):
             index.check(found, STEMS, {})

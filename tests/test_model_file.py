@@ -1,5 +1,6 @@
 import json
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_files_that_are_no_model_are_refused(small_separator, tmp_path):
     settings = small_separator.settings
     cases = {
         "a safetensors file, but not of stemwise": (weights, None),
-        "description is damaged": (weights, {model_file.METADATA_KEY: '{"format": 1}'}),
+        "description is damaged .KeyError": (weights, {model_file.METADATA_KEY: '{"format": 1}'}),
         "not a model file": (weights, {model_file.METADATA_KEY: "{"}),
         "model format 99": (weights, description(small_separator, format=99)),
         "1 weights do not fit": (short, description(small_separator)),
@@ -73,6 +74,17 @@ def test_files_that_are_no_model_are_refused(small_separator, tmp_path):
             weights,
             description(small_separator, unet=settings["unet"] | {"encoder_activation": "exec"}),
         ),
+        # Which torch refuses, and Python to write down.
+        "description is damaged": (
+            weights,
+            description(small_separator, unet=settings["unet"] | {"filters": [10**12] * 3}),
+        ),
+        "at most 64": (weights, description(small_separator, stems=[f"stem {n}" for n in range(10**4)])),
+        "make a window of": (
+            weights,
+            description(small_separator, spectrogram=settings["spectrogram"] | {"frames": 2**40}),
+        ),
+        "is no name for a stem": (weights, description(small_separator, stems=["vocals", "\x1b[2J"])),
         # Would be terabytes if it were built.
         "weights do not fit": (weights, description(small_separator, unet=settings["unet"] | {"filters": [10**6] * 3})),
     }
@@ -84,6 +96,10 @@ def test_files_that_are_no_model_are_refused(small_separator, tmp_path):
     for content in (b"", b"RIFF....", b"\xff" * 100, path.read_bytes()[:5000]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a model file"):
+            model_file.load(path)
+    for text in ("[" * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}', "NaN", "[]"):
+        save_file({"a": torch.zeros(1)}, path, metadata={model_file.METADATA_KEY: text})
+        with pytest.raises(UserError, match=r"not a model file|description is damaged"):
             model_file.load(path)
 
 
@@ -98,6 +114,84 @@ def test_checkpoints_that_are_none_are_refused_and_run_no_code(tmp_path):
     torch.save({"state_dict": {}, "separator": Boom()}, path)
     with pytest.raises(UserError, match="not a checkpoint"):
         model_file.load(path)
+
+
+def checkpoint(model: Separator) -> dict:
+    weights = {f"separator.{name}": value for name, value in model.state_dict().items()}
+    return {"state_dict": weights, "separator": model.settings}
+
+
+def refused(path, content: dict, message: str) -> None:
+    torch.save(content, path)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match=message) as caught:
+        model_file.load(path)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        torch.zeros(2, 1, 4, 4),
+        torch.zeros(1, 1, 4, 4, dtype=torch.int64),
+        torch.zeros(1, 1, 4, 4, dtype=torch.complex64),
+        torch.zeros(1, 1, 4, 4).to_sparse(),
+        torch.zeros(1, 1, 4, 4, device="meta"),
+    ],
+    ids=["text", "shape", "integers", "complex", "sparse", "meta"],
+)
+def test_weights_that_are_none_are_refused(small_separator, tmp_path, value):
+    content = checkpoint(small_separator)
+    assert content["state_dict"]["separator.unets.0.last.weight"].shape == (1, 1, 4, 4)
+    content["state_dict"]["separator.unets.0.last.weight"] = value
+    refused(tmp_path / "last.ckpt", content, "first unets.0.last.weight")
+
+
+def test_weights_of_another_precision_become_float32(small_separator, tmp_path):
+    content = checkpoint(small_separator.bfloat16())
+    torch.save(content, tmp_path / "last.ckpt")
+    model = model_file.load(tmp_path / "last.ckpt")
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert model.separate(torch.randn(1, 3000)).isfinite().all()
+
+
+def test_weights_that_are_more_than_the_file_holds_are_refused(small_separator, tmp_path):
+    """One number can be stretched to any shape, and one block of bytes be all the weights."""
+    content = checkpoint(small_separator)
+    content["separator"] = small_separator.settings | {
+        "unet": small_separator.settings["unet"] | {"filters": [2**16] * 3}
+    }
+    with torch.device("meta"):
+        huge = model_file._build(tmp_path, content["separator"])
+    content["state_dict"] = {
+        f"separator.{name}": torch.zeros((), dtype=value.dtype).expand(value.shape)
+        for name, value in huge.state_dict().items()
+    }
+    refused(tmp_path / "last.ckpt", content, "bytes of weights in")
+
+
+def test_a_description_that_multiplies_itself_is_refused(small_separator, tmp_path):
+    laughs: object = "ha"
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    content = checkpoint(small_separator)
+    for wrong in (
+        small_separator.settings | {"spectrogram": small_separator.settings["spectrogram"] | {"hop": laughs}},
+        small_separator.settings | {"stems": [torch.zeros(3)]},
+    ):
+        refused(tmp_path / "last.ckpt", content | {"separator": wrong}, "no plain values, or too many")
+
+
+def test_pickles_that_break_anywhere_are_refused(tmp_path):
+    """Which exception comes out depends on the operation: IndexError, struct.error, AssertionError, …"""
+    path = tmp_path / "last.ckpt"
+    for operations in (b".", b"e.", b"G\0\0.", b"h\x05.", b"X\xff\xff\xff\x7f.", b""):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", b"\x80\x02" + operations)
+            file.writestr("archive/version", "3\n")
+        with pytest.raises(UserError, match="not a checkpoint of stemwise"):
+            model_file.load(path)
 
 
 def test_a_missing_file_says_so(tmp_path):

@@ -229,6 +229,9 @@ def test_starting_from_a_model_that_does_not_fit_says_why(small_separator):
     [
         ({"stems": []}, "name at least one stem"),
         ({"stems": ["a", "a"]}, "each once"),
+        ({"stems": [f"stem {number}" for number in range(65)]}, "65 stems, each with a network. Name at most 64"),
+        ({"stems": ["a\n"]}, r"'a\\n' is no name for a stem.* all printable"),
+        ({"stems": ["\ud800"]}, "is no name for a stem"),
         ({"output": "tanh"}, "model.output='tanh' is not one of sigmoid, softmax"),
         ({"spectrogram": Spectrogram(frames=100)}, "spectrogram.frames=100 is not a multiple of 64.* Take 64"),
         ({"spectrogram": Spectrogram(bins=1000)}, "spectrogram.bins=1000 is not a multiple of 64.* Take 960"),

@@ -87,6 +87,8 @@ def test_windows_of_a_stream_have_the_frames_of_the_whole(samples, block):
         ({"hop": 1000}, "spectrogram.hop=1000 does not divide n_fft=4096"),
         ({"hop": 2048}, "at least 3 parts"),
         ({"sample_rate": 0}, "spectrogram.sample_rate=0"),
+        ({"sample_rate": 2**21}, "spectrogram.sample_rate=2097152 is more than 1048576 Hz"),
+        ({"frames": 2**20}, "spectrogram.frames=1048576 of n_fft=4096 make a window of 4294967296 values"),
         ({"frames": 1.5}, "spectrogram.frames=1.5 is not a whole number"),
         ({"channels": 6}, r"spectrogram.channels=6: models are mono \(1\) or stereo \(2\)"),
     ],

@@ -252,7 +252,10 @@ def test_of_two_checkpoints_the_named_one_is_read(folder):
     assert same(all_of(folder), VALUES)
 
 
-@pytest.mark.parametrize("text", ["", "model_checkpoint_path: 3", 'model_checkpoint_path: "other"', '\0" \xff'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "model_checkpoint_path: 3", 'model_checkpoint_path: "other"', '\0" \xff', 'model_checkpoint_path: "\\8"'],
+)
 def test_a_state_that_names_nothing_that_is_there_is_refused(folder, text):
     (folder / "checkpoint").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match="has model"):
@@ -361,6 +364,14 @@ def test_a_huge_shape_is_refused(folder):
     dimensions = wire.encode_message(2, wire.encode_number(1, 2**62)) * 4
     huge = wire.encode_number(1, 1) + wire.encode_message(2, dimensions) + wire.encode_number(5, 64)
     refused(folder, table.write({b"": wire.encode_number(1, 1), b"huge": huge}), "64 bytes for the shape")
+
+
+@pytest.mark.parametrize("sizes", [(0, 2**62), (0, 2**64 - 1), (2**31, 2**31, 2**31, 0)])
+def test_a_huge_shape_of_nothing_is_refused(folder, sizes):
+    """NumPy multiplies the dimensions that are not 0, whether there is anything to hold or not."""
+    dimensions = b"".join(wire.encode_message(2, wire.encode_number(1, size)) for size in sizes)
+    huge = wire.encode_number(1, 1) + wire.encode_message(2, dimensions)
+    refused(folder, table.write({b"": wire.encode_number(1, 1), b"huge": huge}), "0 bytes for the shape")
 
 
 def test_many_variables_in_the_same_bytes_are_refused(folder):

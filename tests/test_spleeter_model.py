@@ -135,6 +135,15 @@ def test_where_a_model_came_from(folder):
     }
 
 
+@pytest.mark.parametrize("step", [float("nan"), float("inf"), 3.5])
+def test_a_count_of_steps_that_is_no_number_is_not_passed_on(tmp_path, step):
+    spleeter.write(separator(), tmp_path / "model")
+    found = checkpoint.find(tmp_path / "model")
+    values = checkpoint.read(found, found.variables)
+    checkpoint.write(tmp_path / "model", {**values, "global_step": np.array(step, np.float32)})
+    assert "step" not in spleeter.facts(tmp_path / "model")["origin"]
+
+
 # Folders and configurations that do not fit
 
 

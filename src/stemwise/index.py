@@ -15,6 +15,7 @@ Spaces around a cell do not count. Spleeter's own index files are of this form.
 import csv
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ SUFFIX = "_path"
 REST = "rest"
 TOLERANCE = 0.1  # seconds by which a stem may differ from its mixture
 
-_CELL = re.compile(r"(?P<path>.*?)(#stream=(?P<stream>\d+))?(#channel=(?P<channel>\d+))?", re.DOTALL)
+_CELL = re.compile(r"(?P<path>.*?)(#stream=(?P<stream>\d{1,9}))?(#channel=(?P<channel>\d{1,9}))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def read(path: Path, root: Path) -> Index:
 
     Raises `UserError` where nothing can be parsed at all: no such file or root, no header, no rows.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"{root}: no such folder. Set data.root to the folder that the paths in {path} start from.")
     header, *lines = _table(path)
     _check_header(path, header)
@@ -128,13 +129,15 @@ def read(path: Path, root: Path) -> Index:
 
 def _table(path: Path) -> list[list[str]]:
     """All lines of the file, the header first."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such index CSV. Write one, or let `stemwise index` write it.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error}). Export it again as CSV.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Check who may read it.") from None
     if not lines or not any(lines[0]):
         raise UserError(f"{path}: empty. The first line names the columns: mix_path,vocals_path,…,duration.")
     return lines
@@ -285,7 +288,8 @@ def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] |
     files = {(cell.path, cell.stream) for _, cells in tracks for cell in cells}
     # Where no row could be parsed, it is the rows that are wrong and not the columns.
     problems = [*(missing if tracks else []), *index.problems, *_empty(index, needed)]
-    if files and not any(path.exists() for path, _ in files):
+    # Unlike Path.exists, also of a name that is too long.
+    if files and not any(os.path.exists(path) for path, _ in files):
         # One message in place of one per file: a wrong root is the one mistake behind all of them.
         where, first = next((where, cells[0]) for where, cells in tracks if cells)
         problems.append(

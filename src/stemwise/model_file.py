@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from stemwise.unet import UNetSettings
 
 FORMAT = 1
 METADATA_KEY = "stemwise"
+MOST_VALUES = 10_000  # in a model's description
 
 
 def save(model: Separator, path: Path, facts: Mapping[str, Any]) -> None:
@@ -78,11 +78,16 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[Separator, dic
     else:
         description, weights = _read_safetensors(path)
     model = _build(path, description)
-    _check_weights(path, model, weights)
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(_fitting(path, model, weights), assign=True)
     facts = description.get("facts")
     # Anew, because the kernels are now those of the file.
     return model.to(device).arrange().eval(), facts if isinstance(facts, dict) else {}
+
+
+def _description(text: str) -> dict[str, Any]:
+    description = json.loads(text)
+    json.dumps(description, ensure_ascii=False).encode()  # half a character would break the first line that shows it
+    return description
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -93,9 +98,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise UserError(
                     f"{path}: a safetensors file, but not of stemwise. Give the model.safetensors of a run."
                 )
-            return json.loads(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a model file ({error}). Give the model.safetensors of a run.") from None
+            return _description(metadata), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except UserError:
+        raise
+    # ValueError: not JSON, or a number too long; RecursionError: brackets without end; AttributeError: weights of a
+    # type that this torch does not have.
+    except (SafetensorError, ValueError, RecursionError, AttributeError, OSError) as error:
+        raise UserError(
+            f"{path}: not a model file ({str(error)[:120]}). Give the model.safetensors of a run."
+        ) from None
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -103,21 +114,32 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         prefix = "separator."
         weights = checkpoint["state_dict"]
+        _check_plain(checkpoint["separator"])
         return checkpoint["separator"], {
             name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
         }
-    # What torch.load raises for a damaged or foreign file depends on where it notices.
-    except (
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        OSError,
-        ValueError,
-        UnpicklingError,
-    ) as error:
+    # What torch.load raises for a damaged or foreign file depends on where it notices: a dozen kinds, AssertionError
+    # and struct.error among them. All of them mean the same here.
+    except Exception as error:
         raise UserError(f"{path}: not a checkpoint of stemwise ({str(error)[:120]}).") from None
+
+
+def _check_plain(description: Any) -> None:
+    """Raises `ValueError` for what JSON could not hold in a small file.
+
+    A pickle of 1 KB can hold a list of lists of lists… of which each is in the next one many times: any message about
+    it would not fit into memory.
+    """
+    left, todo = MOST_VALUES, [description]
+    while todo:
+        value = todo.pop()
+        left -= 1
+        if left < 0 or not isinstance(value, dict | list | tuple | str | int | float | None):
+            raise ValueError("its description is no plain values, or too many")
+        if isinstance(value, dict):
+            todo += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            todo += value
 
 
 def _build(path: Path, description: Any) -> Separator:
@@ -133,15 +155,31 @@ def _build(path: Path, description: Any) -> Separator:
                 mask=MaskRule(**description["mask"]),
                 output=description["output"],
             )
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    # RuntimeError, OverflowError, ValueError: numbers that no tensor can have, or no message.
+    except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError, ValueError) as error:
         raise UserError(
-            f"{path}: the model's description is damaged ({error!r}). Train or download it again."
+            f"{path}: the model's description is damaged ({error!r:.200}). Train or download it again."
         ) from None
 
 
-def _check_weights(path: Path, model: Separator, weights: Mapping[str, Tensor]) -> None:
+def _fitting(path: Path, model: Separator, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights as the model's own type, if they are all of them and no others. Raises `UserError`."""
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ weights.keys())
-    wrong += [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
+    wrong += [name for name in expected if name in weights and not _fits(weights[name], expected[name])]
     if wrong:
         raise UserError(f"{path}: {len(wrong)} weights do not fit the model that the file describes, first {wrong[0]}.")
+    # In a checkpoint, many weights can lie in the same bytes, and one in fewer than it has numbers.
+    needed = sum(value.numel() * value.element_size() for value in weights.values())
+    if needed > (length := path.stat().st_size):
+        raise UserError(f"{path}: damaged, {needed} bytes of weights in {length} bytes. Train or download it again.")
+    return {name: value.to(expected[name].dtype) for name, value in weights.items()}
+
+
+def _fits(value: Any, expected: Tensor) -> bool:
+    if not isinstance(value, Tensor) or value.shape != expected.shape:
+        return False
+    same = value.dtype == expected.dtype or (value.is_floating_point() and expected.is_floating_point())
+    return same and value.layout == torch.strided and value.device.type == "cpu"

@@ -26,6 +26,7 @@ from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNet, UNetSettings
 
 OUTPUTS = ("sigmoid", "softmax")
+MOST_STEMS = 64
 # Windows that pass the networks together: a GPU wants work, and on the CPU two share what rearranging kernels costs.
 TOGETHER = {"cpu": 2, "cuda": 16}
 
@@ -55,13 +56,15 @@ class Separator(nn.Module):
         output: str = "sigmoid",
     ) -> None:
         super().__init__()
+        if len(stems) > MOST_STEMS:
+            raise UserError(f"stem_names: {len(stems)} stems, each with a network. Name at most {MOST_STEMS}.")
         if not stems or len(set(stems)) != len(stems):
             raise UserError(f"stem_names={list(stems)}: name at least one stem, each once.")
         for stem in stems:
-            if not isinstance(stem, str) or not _STEM.fullmatch(stem) or stem in _TAKEN:
+            if not isinstance(stem, str) or not _STEM.fullmatch(stem) or not stem.isprintable() or stem in _TAKEN:
                 raise UserError(
-                    f"stem_names: {stem!r} is no name for a stem. It becomes a file's and a curve's name: no slashes, "
-                    f"no dot in front, at most 64 characters, and not {' or '.join(_TAKEN)}."
+                    f"stem_names: {stem!r:.80} is no name for a stem. It becomes a file's and a curve's name: no "
+                    f"slashes, no dot in front, at most 64 characters, all printable, and not {' or '.join(_TAKEN)}."
                 )
         if output not in OUTPUTS:
             raise UserError(f"model.output={output!r} is not one of {', '.join(OUTPUTS)}.")

@@ -19,6 +19,9 @@ from stemwise.errors import UserError
 
 # Frames that are inverted at a time on a CPU: of 2 channels they are 2 MiB, which its cache holds.
 FRAMES = 64
+# A model file says how large a window is: without bounds, one of 1 KB could ask for all memory there is.
+FASTEST = 2**20  # Hz
+LARGEST = 2**27  # frames × n_fft; 64 times Spleeter's
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class Spectrogram:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"spectrogram.{name}={value!r} is not a whole number above zero.")
+        if self.sample_rate > FASTEST:
+            raise UserError(f"spectrogram.sample_rate={self.sample_rate} is more than {FASTEST} Hz. Lower it.")
+        if self.frames * self.n_fft > LARGEST:
+            raise UserError(
+                f"spectrogram.frames={self.frames} of n_fft={self.n_fft} make a window of {self.frames * self.n_fft} "
+                f"values, more than {LARGEST}. Lower frames."
+            )
         if self.channels > 2:
             raise UserError(f"spectrogram.channels={self.channels}: models are mono (1) or stereo (2).")
         if self.n_fft % self.hop or self.n_fft // self.hop < 3:

@@ -107,7 +107,7 @@ def _last_part(text: bytes) -> str:
 
 
 def _unescape(code: bytes) -> bytes:
-    if code[:1].isdigit():
+    if code[0] in b"01234567":
         return bytes([int(code, 8) & 0xFF])
     if len(code) > 1:
         return bytes([int(code[1:], 16)])
@@ -182,7 +182,10 @@ def _check(where: str, variable: Variable) -> None:
     if variable.dtype not in DTYPES:
         raise UserError(f"{where} is of TensorFlow's type {variable.dtype}, not a number that Spleeter uses.")
     # Python's integers do not overflow.
-    if variable.size != math.prod(variable.shape) * DTYPES[variable.dtype].itemsize:
+    itemsize = DTYPES[variable.dtype].itemsize
+    # NumPy multiplies all dimensions but those of 0, also where there is nothing to hold.
+    beyond = math.prod(size or 1 for size in variable.shape) * itemsize >= 2**63
+    if beyond or variable.size != math.prod(variable.shape) * itemsize:
         raise UserError(f"{where}: damaged: {variable.size} bytes for the shape {list(variable.shape)}. {_AGAIN}")
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
-from stemwise.separator import Separator
+from stemwise.separator import MOST_STEMS, Separator
 from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNetSettings
 
@@ -43,7 +43,6 @@ _DECODER = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
 
 _REQUIRED = (*FRAMES, "instrument_list", "separation_exponent", "mask_extension", "model")
 _LARGEST_FILE = 2**20  # bytes
-_MOST_STEMS = 64
 _MOST_FILTERS = 2**16
 
 # What Spleeter's own configurations have in common; `spleeter train` wants every key.
@@ -234,8 +233,8 @@ def _model(model: Any, source: str) -> tuple[Mapping[str, Any], str]:
 
 
 def _stems(names: Any, source: str) -> tuple[str, ...]:
-    if not isinstance(names, list) or not 0 < len(names) <= _MOST_STEMS:
-        raise UserError(f"{source}: instrument_list is not a list of 1 to {_MOST_STEMS} names.")
+    if not isinstance(names, list) or not 0 < len(names) <= MOST_STEMS:
+        raise UserError(f"{source}: instrument_list is not a list of 1 to {MOST_STEMS} names.")
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise UserError(f"{source}: instrument_list: {wrong[0]!r} is no name for a stem. Write names in quotes.")
     return tuple(names)

@@ -29,6 +29,7 @@ STEP = "global_step"
 TRAINED = {"normalization": "stored"}
 
 _FLOAT32 = 1
+_FLOAT = checkpoint.DTYPES[_FLOAT32]
 _NOT_SPLEETERS = "Give a model that Spleeter wrote."
 
 
@@ -80,7 +81,8 @@ def facts(folder: Path, config: Path | str | None = None) -> dict[str, Any]:
     found = checkpoint.find(folder)
     chosen = configuration.find(folder, config)
     known: dict[str, Any] = {"format": "spleeter", "folder": folder.resolve().name, "config": Path(chosen.source).name}
-    if STEP in found.variables and found.variables[STEP].shape == ():
+    step = found.variables.get(STEP)
+    if step is not None and step.shape == () and checkpoint.DTYPES.get(step.dtype, _FLOAT).kind == "i":
         known["step"] = int(checkpoint.read(found, [STEP])[STEP])
     return {"origin": known, **TRAINED}
 

@@ -5,7 +5,6 @@ no counterpart becomes a remark that says why.
 """
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stemwise import grammar
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
 from stemwise.spectrogram import Spectrogram
@@ -29,8 +29,6 @@ _OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "SGD": {"_target_": "torch.optim.SGD"},
     "Adadelta": {"_target_": "torch.optim.Adadelta", "lr": 1e-3, "rho": 0.95, "eps": 1e-8},
 }
-_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
 _ADDED = {"optimizer.rho", "optimizer.eps"}  # keys that conf/ does not have yet, which Hydra wants to know
 
 _NOT_OURS = {
@@ -175,7 +173,7 @@ def overrides(recipe: Recipe) -> list[str]:
     """The recipe in Hydra's grammar, one override an element."""
     chosen = [f"{group}={option}" for group, option in recipe.choices.items()]
     added = {key: f"+{key}" if key in _ADDED else key for key in recipe.values}
-    return chosen + [f"{added[key]}={_hydra(value)}" for key, value in recipe.values.items()]
+    return chosen + [f"{added[key]}={grammar.text(value)}" for key, value in recipe.values.items()]
 
 
 def command(recipe: Recipe) -> str:
@@ -217,18 +215,3 @@ def _comments(recipe: Recipe) -> list[str]:
 def _quoted(text: str) -> str:
     """A text from the configuration within one line."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _hydra(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(_hydra(item) for item in value)}]"
-    if isinstance(value, str):
-        return _hydra_text(value)
-    return json.dumps(value)  # null, true, 0.0001
-
-
-def _hydra_text(text: str) -> str:
-    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
-        return text
-    # Within quotes a backslash is itself, but for those in front of a quote.
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text) + "'"
