@@ -245,7 +245,7 @@ def cold(data: StemData, loader: DataLoader[Any], convert: bool) -> float:
 
 def forget(folder: Path) -> None:
     """Asks the kernel to drop what it holds of these files."""
-    for path in folder.rglob("*.npy"):
+    for path in folder.rglob("*.stft"):
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -26,7 +26,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from stemwise import audio, cache, signals, spectrogram, storage
+from stemwise import audio, cache, cache_entry, cache_folder, signals, spectrogram, storage
 from stemwise.cache import Cache, Direct
 from stemwise.errors import UserError
 from stemwise.index import Cell, Signal
@@ -38,9 +38,18 @@ MONO = replace(SETTINGS, channels=1)
 TOLERANCE = {"half": 5e-4, "complex": 1e-3, "decibel": 0.025}  # of the magnitude
 
 
+WRITTEN = 10**9  # seconds
+
+
 @pytest.fixture(autouse=True)
 def _files_are_looked_at_anew() -> None:
     cache.forget_files()
+
+
+@pytest.fixture(autouse=True)
+def _the_clock_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry has its time of writing: builds are equal byte for byte if they happen at the same time."""
+    monkeypatch.setattr(cache_entry, "now", lambda: WRITTEN)
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +188,14 @@ def test_a_crop_reads_only_its_frames(folder: Path, tmp_path: Path) -> None:
     made = built(tmp_path, [signal])
     dtype, count = made.storage.dtype(SETTINGS), 1 << 22
     path = made.path(signal)
+    header = cache_entry.Header(path.stem, made.kind, count, WRITTEN, checksum=0)
     with path.open("wb") as file:  # 400 MB, all but 20 records a hole in the file
-        cache._write_header(file, dtype, count)
-        begin = file.tell()
-        file.truncate(begin + count * dtype.itemsize)
-        file.seek(begin + 3_000_000 * dtype.itemsize)
+        file.write(header.page())
+        file.truncate(header.size)
+        file.seek(cache_entry.PAGE + 3_000_000 * dtype.itemsize)
         records = np.arange(20, dtype="<f2")[:, None, None].repeat(2, 1).repeat(24, 2)
         file.write(records.tobytes())
+    os.utime(path, (WRITTEN, WRITTEN))
     tracemalloc.start()
     found = made.crop(signal, 3_000_000 - 5, 30)
     _, peak = tracemalloc.get_traced_memory()
@@ -195,21 +205,13 @@ def test_a_crop_reads_only_its_frames(folder: Path, tmp_path: Path) -> None:
     assert peak < 100_000
 
 
-def test_the_header_has_one_length_for_any_count(tmp_path: Path) -> None:
-    sizes = set()
-    for kind in ("half", "complex", "decibel"):
-        dtype = storage.by_name(kind).dtype(SETTINGS)
-        for count in (0, 7, 10**12):
-            with (tmp_path / "header").open("wb") as file:
-                cache._write_header(file, dtype, count)
-                sizes.add((kind, file.tell()))
-    assert len(sizes) == 3
-
-
 # What an entry is called.
 
 
-def test_the_name_changes_with_all_that_shapes_the_entry(folder: Path, tmp_path: Path) -> None:
+def test_the_name_changes_with_all_that_shapes_the_entry(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no stemwise reads what another version, format or setting wrote."""
     source = shutil.copy(folder / "stereo.wav", tmp_path / "song.wav")
     signal = (Cell(source),)
     made = Cache(tmp_path, SETTINGS, storage.by_name("half"))
@@ -219,6 +221,14 @@ def test_the_name_changes_with_all_that_shapes_the_entry(folder: Path, tmp_path:
     names += [Cache(tmp_path, SETTINGS, storage.by_name(kind)).path(signal) for kind in ("complex", "decibel")]
     names += [made.path((replace(signal[0], channel=0),)), made.path((replace(signal[0], stream=0),))]
     names += [made.path((*signal, *signal)), made.path((Cell(folder / "longer.flac"),))]
+    monkeypatch.setattr(cache, "__version__", "0.0.9")
+    names += [Cache(tmp_path, SETTINGS, made.storage).path(signal)]
+    monkeypatch.undo()
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    cache.forget_files()
+    names += [made.path(signal)]
+    monkeypatch.undo()
+    cache.forget_files()
     assert len(set(names)) == len(names)
     assert Cache(tmp_path, replace(SETTINGS, frames=7), made.storage).path(signal) == names[0]
 
@@ -350,7 +360,7 @@ def test_a_kill_at_the_end_of_an_entry(function: str, after: bool, many: list[Si
     left = files_in(tmp_path / "cache")
     assert left
     # What bears an entry's name is an entry.
-    assert {name: clean[name] for name in left if name.endswith(".npy")}.items() <= left.items()
+    assert {name: clean[name] for name in left if name.endswith(".stft")}.items() <= left.items()
     assert files_in(built(tmp_path / "cache", some).folder) == clean
 
 
@@ -367,29 +377,19 @@ def test_two_builds_at_once_give_the_same(many: list[Signal], tmp_path: Path) ->
 def test_builds_that_begin_at_once_do_not_trip_over_each_other(tmp_path: Path) -> None:
     made = Cache(tmp_path / "cache", SETTINGS, storage.by_name("half"))
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: made._check_folder(), range(1000)))
+        list(pool.map(lambda _: cache_folder.check_writable(made.folder, ""), range(1000)))
     assert files_in(made.folder) == {}
-
-
-def test_an_entry_that_came_while_we_waited_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "entry.npy"
-    monkeypatch.setattr(cache.fcntl, "flock", lambda *_: path.write_bytes(b"theirs"))
-    with cache._claim(path) as file:
-        assert file is None
-    assert files_in(tmp_path) == {"entry.npy": b"theirs"}
 
 
 def test_a_half_written_entry_is_not_read(folder: Path, tmp_path: Path) -> None:
     signal = signal_of(folder, ["stereo.wav"])
-    clean = files_in(built(tmp_path / "clean", [signal]).folder)
+    clean = built(tmp_path / "clean", [signal])
     made = Cache(tmp_path / "cache", SETTINGS, storage.by_name("half"))
     part = made.path(signal).with_suffix(".part")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half an entry, and longer than a whole one " * 10_000)
-    with pytest.raises(UserError, match="cache entry cannot be read"):
-        made.crop(signal, 0, 20)
-    assert made.build({signal: 1.0}, workers=0) == {}
-    assert files_in(made.folder) == clean
+    assert torch.equal(made.crop(signal, 0, 20), clean.crop(signal, 0, 20))
+    assert files_in(made.folder) == files_in(clean.folder)
 
 
 def test_what_is_there_is_not_built_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,21 +397,260 @@ def test_what_is_there_is_not_built_again(folder: Path, tmp_path: Path, monkeypa
     made = built(tmp_path, some[:1])
     first = made.path(some[0]).stat()
     wrote = []
-    write = cache._write_entry
-    monkeypatch.setattr(cache, "_write_entry", lambda path, *rest: (wrote.append(path), write(path, *rest)))
+    compute = Cache.compute
+    monkeypatch.setattr(Cache, "compute", lambda self, signal: (wrote.append(signal), compute(self, signal)))
     made.build(dict.fromkeys(some, 1.0), workers=0)
-    assert wrote == [made.path(some[1])]
-    assert made.path(some[0]).stat() == first
+    assert wrote == [some[1]]
+    after = made.path(some[0]).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an entry", None], ids=["empty", "garbage", "cut off"])
-def test_a_damaged_entry_is_named(content: bytes | None, folder: Path, tmp_path: Path) -> None:
-    signal = signal_of(folder, ["stereo.wav"])
-    made = built(tmp_path, [signal])
-    path = made.path(signal)
-    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
-    with pytest.raises(UserError, match=rf"{path.name}: cache entry cannot be read .*Delete it"):
-        made.crop(signal, 0, 20)
+@pytest.mark.parametrize("parts", [1, 2, 5, 16, 40])
+def test_shares_make_one_cache(parts: int, many: list[Signal], tmp_path: Path) -> None:
+    made = Cache(tmp_path / "cache", SETTINGS, storage.by_name("half"))
+    lengths = dict.fromkeys(many, 20.0)
+    shares = [made.share(lengths, part, parts) for part in range(parts)]
+    paths = [made.path(signal) for share in shares for signal in share]
+    assert sorted(paths) == sorted({made.path(signal) for signal in many})
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [signal for share in shares for signal in share] == [*made.share(lengths, 0, 1)]
+
+
+def test_shares_that_are_built_at_once_are_one_build(many: list[Signal], tmp_path: Path) -> None:
+    clean = files_in(built(tmp_path / "clean", many).folder)
+    made = Cache(tmp_path / "cache", SETTINGS, storage.by_name("half"))
+    for part in range(3):
+        start_build(made.folder, list(made.share(dict.fromkeys(many, 20.0), part, 3)))
+    for process in RUNNING:
+        process.join()
+        assert process.exitcode == 0
+    assert files_in(made.folder) == clean
+
+
+# Entries that are damaged, or gone.
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0b100
+    path.write_bytes(content)
+
+
+def other_kind(path: Path) -> None:
+    """The entry of another stemwise under the very same name."""
+    content = path.read_bytes()
+    header = cache_entry.parse(content[: cache_entry.PAGE])
+    page = replace(header, kind=replace(header.kind, version="0.0.9")).page()
+    path.write_bytes(page + content[cache_entry.PAGE :])
+    os.utime(path, (WRITTEN, WRITTEN))
+
+
+def quietly(spoil: Callable[[Path], object]) -> Callable[[Path], None]:
+    """As a disk does it: the time of change stays."""
+
+    def do(path: Path) -> None:
+        spoil(path)
+        os.utime(path, (WRITTEN, WRITTEN))
+
+    return do
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"not an entry"),
+    "another file": lambda path: path.write_bytes(b"RIFF" + bytes(100_000)),
+    "cut off": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "cut off quietly": quietly(lambda path: os.truncate(path, path.stat().st_size - 1)),
+    "in the first page": lambda path: os.truncate(path, 100),
+    "too long": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "a bit of the page": quietly(lambda path: flip(path, 30)),
+    "a bit of the records": lambda path: flip(path, cache_entry.PAGE + 3000),
+    "the last bit": lambda path: flip(path, -1),
+    "another signal": lambda path: shutil.copy2(next(p for p in path.parents[1].glob("*/*") if p != path), path),
+    "another version": other_kind,
+}
+GONE: dict[str, Callable[[Path], object]] = {
+    "removed": lambda path: path.unlink(),
+    "folder removed": lambda path: shutil.rmtree(path.parents[1]),
+}
+
+
+def two_signals(folder: Path) -> list[Signal]:
+    return [signal_of(folder, names) for names in (["stereo.wav"], ["mono.wav"])]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_build_mends_what_is_damaged(
+    damage: Callable[[Path], object], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = two_signals(folder)
+    made = built(tmp_path, some)
+    clean, path = files_in(tmp_path), made.path(some[0])
+    damage(path)
+    assert files_in(tmp_path) != clean
+    cache.forget_files()
+    built(tmp_path, some)
+    assert files_in(tmp_path) == clean
+    assert len(said(caplog)) == 1
+    assert str(path) in said(caplog)[0]
+
+
+PAGE_ONLY = {"a bit of the page", "another version"}  # which nobody looks at again, and the records are as they were
+
+
+@pytest.mark.parametrize(
+    ("damage", "known"),
+    [(name, known) for name in DAMAGE | GONE for known in (True, False) if not (known and name in PAGE_ONLY)],
+    ids=lambda value: value if isinstance(value, str) else "in a run" if value else "at its first crop",
+)
+def test_a_reader_mends_what_is_damaged(
+    damage: str, known: bool, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = two_signals(folder)
+    made = built(tmp_path / "cache", some)
+    clean, path = files_in(made.folder), made.path(some[0])
+    crops = [made.crop(signal, 5, 20) for signal in some]
+    if not known:
+        cache.forget_files()
+    (DAMAGE | GONE)[damage](path)
+    assert torch.equal(made.crop(some[0], 5, 20), crops[0])
+    assert path.exists()
+    assert len(said(caplog)) == 1
+    assert path.name in said(caplog)[0]
+    assert torch.equal(made.crop(some[1], 5, 20), crops[1])
+    assert files_in(made.folder) == clean
+
+
+def test_what_a_disk_changed_quietly_is_found_where_every_byte_is_checked(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = two_signals(folder)
+    made = built(tmp_path, some)
+    clean, path = files_in(tmp_path), made.path(some[0])
+    quietly(lambda path: flip(path, cache_entry.PAGE + 3000))(path)
+    cache.forget_files()
+    built(tmp_path, some)
+    assert said(caplog) == []
+    made.build(dict.fromkeys(some, 1.0), workers=0, look=cache_entry.check)
+    assert files_in(tmp_path) == clean
+    assert len(said(caplog)) == 1
+    assert "its checksum is wrong" in said(caplog)[0]
+
+
+def test_a_copy_of_a_cache_is_as_good(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read through, as its times are others, and that only once."""
+    some = two_signals(folder)
+    made = built(tmp_path / "first", some)
+    for path in made.folder.glob("*/*"):
+        copy = tmp_path / "second" / path.relative_to(made.folder)
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(path, copy)
+    read = []
+    check = cache_entry.check
+    monkeypatch.setattr(cache_entry, "check", lambda path: (read.append(path), check(path))[1])
+    monkeypatch.setattr(Cache, "compute", None)
+    for expected in (2, 2):
+        cache.forget_files()
+        second = built(tmp_path / "second", some)
+        assert torch.equal(second.crop(some[0], 5, 20), made.crop(some[0], 5, 20))
+        assert len(read) == expected
+
+
+def test_a_song_that_changed_is_not_what_a_run_began_with(tmp_path: Path, folder: Path) -> None:
+    song = Path(shutil.copy(folder / "stereo.wav", tmp_path / "song.wav"))
+    made = built(tmp_path / "cache", [(Cell(song),)])
+    crop = made.crop((Cell(song),), 5, 20)
+    shutil.copy(folder / "mono.wav", song)
+    assert torch.equal(made.crop((Cell(song),), 5, 20), crop)  # the entry is of the song as it was
+    shutil.rmtree(made.folder)
+    with pytest.raises(UserError, match=r"\.stft: cache entry cannot .*nor computed anew: .*song\.wav: changed since"):
+        made.crop((Cell(song),), 5, 20)
+    song.unlink()
+    with pytest.raises(UserError, match=r"\.stft: cache entry cannot .*nor computed anew: .*song\.wav: no such file"):
+        made.crop((Cell(song),), 5, 20)
+    assert files_in(made.folder) == {}
+
+
+def test_a_song_that_changes_while_it_is_read_makes_no_entry(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    song = Path(shutil.copy(folder / "stereo.wav", tmp_path / "song.wav"))
+    stream = signals.stream
+
+    def changing(*arguments: object) -> Iterator[Tensor]:
+        for block in stream(*arguments):  # type: ignore[arg-type]
+            os.utime(song)
+            yield block
+
+    monkeypatch.setattr(signals, "stream", changing)
+    made = Cache(tmp_path / "cache", SETTINGS, storage.by_name("half"))
+    failed = made.build({(Cell(song),): 1.0}, workers=0)
+    assert "song.wav: changed since this run began" in failed[(Cell(song),)]
+    assert files_in(made.folder) == {}
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder one that cannot be written: permissions do not stop root, in whose name tests may run."""
+
+    def make(folder: Path) -> None:
+        def guarded(name: str, original: Callable[..., object]) -> Callable[..., object]:
+            def call(path: object, *arguments: object, **options: object) -> object:
+                writes = name != "open" or bool(int(arguments[0]) & (os.O_WRONLY | os.O_RDWR))  # type: ignore[call-overload]
+                inside = isinstance(path, int) or Path(os.fspath(path)).is_relative_to(folder)  # type: ignore[arg-type]
+                if writes and inside and not (name == "mkdir" and Path(path).exists()):  # type: ignore[arg-type]
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+                return original(path, *arguments, **options)
+
+            return call
+
+        for name in ("open", "unlink", "mkdir", "utime", "replace"):
+            monkeypatch.setattr(os, name, guarded(name, getattr(os, name)))
+
+    return make
+
+
+def test_a_complete_cache_need_not_be_written(
+    folder: Path, tmp_path: Path, read_only: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    some = two_signals(folder)
+    made = built(tmp_path / "cache", some)
+    crop = made.crop(some[0], 5, 20)
+    for path in made.folder.glob("*/*"):
+        os.utime(path, (1, 1))  # to be read through, and to be marked as used
+    cache.forget_files()
+    read_only(made.folder)
+    assert torch.equal(built(made.folder, some).crop(some[0], 5, 20), crop)
+    assert said(caplog) == []
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["missing", "broken"])
+def test_an_incomplete_cache_that_cannot_be_written_says_what_is_missing(
+    broken: bool, folder: Path, tmp_path: Path, read_only: Callable[[Path], None]
+) -> None:
+    some = two_signals(folder)
+    made = built(tmp_path / "cache", some)
+    path = made.path(some[1])
+    flip(path, 5000) if broken else path.unlink()
+    cache.forget_files()
+    read_only(made.folder)
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only.*1 of 2 .*mono\.wav\).*another folder"):
+        made.build(dict.fromkeys(some, 1.0), workers=0)
+    with pytest.raises(UserError, match=rf"{path.name}: cache entry cannot be read.*Read-only.*can be written"):
+        made.crop(some[1], 5, 20)
+
+
+def test_a_process_that_is_killed_for_memory_is_one_message(
+    many: list[Signal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cache, "compute", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    made = Cache(tmp_path / "cache", SETTINGS, storage.by_name("half"))
+    with pytest.raises(UserError, match="was killed, perhaps for want of memory"):
+        made.build(dict.fromkeys(many, 20.0), workers=2)
 
 
 # What can go wrong.

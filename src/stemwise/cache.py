@@ -1,34 +1,31 @@
 """Spectrograms on disk, computed once: a crop in time reads only its own frames.
 
-An entry is one signal's spectrogram, a NumPy file of T records (see `storage`), named after a digest of
-everything that shapes it: the files' fingerprints, the STFT settings, the storage and the format's version.
-An entry appears under its name only when it is complete; while it is written it is called `.part` and locked,
-so that a build can be killed anywhere and several may run at once.
+An entry is one signal's spectrogram in a file (`cache_entry`), named after a digest of everything that shapes it: the
+songs' fingerprints, the STFT settings, the storage, the format's number and the version of stemwise. What is not there,
+or broken, is computed by `Cache.build` before a run, and in its place where it happens in the middle of one.
 
 `Direct` serves the same crops without a cache, straight from the files.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stemwise import audio, progress, signals, spectrogram
+from stemwise import __version__, audio, cache_entry, cache_folder, progress, signals, spectrogram
+from stemwise.cache_entry import FORMAT, SUFFIX, Entry, Kind
+from stemwise.cache_folder import Look, gigabytes, reason
 from stemwise.errors import UserError
 from stemwise.index import Signal
 from stemwise.spectrogram import Spectrogram
@@ -36,10 +33,11 @@ from stemwise.storage import Decibel, Storage
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 SPARE_BYTES = 1 << 28  # left free on the disk: logs and checkpoints must still fit
 PIECE = 1 << 19  # samples of windowed frames that are transformed at a time: 2 MB, which a core's cache holds
 FILES = 1 << 20  # of which is remembered what is known about them
+
+_seen: dict[Path, Entry] = {}  # entries are looked at once: to read a first page takes as long as a crop of records
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,19 @@ class Cache:
     def has_phase(self) -> bool:
         return self.storage.has_phase
 
+    @cached_property
+    def kind(self) -> Kind:
+        known, record = self.settings, self.storage.dtype(self.settings).itemsize
+        shape = (known.sample_rate, known.channels, known.n_fft, known.hop, known.bins)  # not the length of a crop
+        return Kind(__version__, self.storage.name, *shape, record)
+
     def path(self, signal: Signal) -> Path:
         """Where the entry of `signal` lies, whether it is there yet or not."""
-        return _path(self.folder, self.storage.name, _shape(self.settings), signal)
+        return _path(self.folder, self.kind, signal)
 
     def frame_count(self, signal: Signal) -> int:
         """T of the whole signal."""
-        return self._entry(signal).count
+        return self._entry(signal).header.count
 
     def crop(self, signal: Signal, start: int, frames: int) -> Tensor:
         """Frames `start` to `start + frames` (C, frames, F): complex if `has_phase`, else magnitudes.
@@ -82,46 +86,106 @@ class Cache:
         self._read(signal, first, records[before : before + last - first])
 
     def _read(self, signal: Signal, first: int, records: np.ndarray) -> None:
-        """Straight into the place where they are wanted: a memory map would cost a page fault every 4096 bytes."""
         if not records.size:
             return
-        path, entry = self.path(signal), self._entry(signal)
-        try:
-            with open(path, "rb", buffering=0) as file:
-                file.seek(entry.begin + first * records.shape[1])
-                whole = records.data.cast("B")
-                done = 0
-                while done < len(whole):
-                    count = file.readinto(whole[done:])
-                    if not count:
-                        raise EOFError("it ends too early")
-                    done += count
-        except (OSError, EOFError) as error:
+        for _ in range(2):
+            entry = self._entry(signal)
+            try:
+                return entry.read(first, records)
+            except (OSError, ValueError) as problem:
+                error = problem
             if isinstance(error, OSError) and error.errno == errno.EFAULT:
                 raise UserError(
                     "/dev/shm: too small for the batches that workers hand over. "
                     "Make it larger (docker run --shm-size=8g), or set data.num_workers=0."
-                ) from None
-            raise _unreadable(path, error) from None
+                )
+            _seen.pop(entry.path, None)
+            if isinstance(error, OSError):
+                self._mend(signal, error)
+        raise self._unreadable(signal, error)
 
-    def _entry(self, signal: Signal) -> "_Entry":
+    # What is there, and what is broken
+
+    def _entry(self, signal: Signal) -> Entry:
+        """The entry of `signal`, computed anew if it is gone or broken: a run outlives its cache."""
         path = self.path(signal)
+        if path not in _seen:
+            try:
+                _seen[path] = self._look(path)
+            except (OSError, ValueError) as error:
+                self._mend(signal, error)
+                try:
+                    _seen[path] = self._look(path)
+                except (OSError, ValueError) as again:
+                    raise self._unreadable(signal, again) from None
+        return _seen[path]
+
+    def _look(self, path: Path, look: Look = cache_entry.look) -> Entry:
+        found = look(path)
+        if found.header.kind != self.kind:
+            raise ValueError(f"it is of another kind, {found.header.kind}")
+        return found
+
+    def _mend(self, signal: Signal, error: OSError | ValueError) -> None:
+        """Computes an entry anew while others may read it, or do the same."""
+        path, why = self.path(signal), reason(error)
         try:
-            return _entry(path, self.storage, self.settings)
-        except (OSError, ValueError, EOFError) as error:
-            raise _unreadable(path, error) from None
+            if cache_entry.is_broken(error):
+                path.unlink(missing_ok=True)
+            self.compute(signal)
+        except UserError as problem:
+            raise UserError(f"{path}: cache entry cannot be read ({why}), nor computed anew: {problem}") from None
+        except OSError as problem:
+            raise UserError(
+                f"{path}: cache entry cannot be read ({why}), nor written anew ({reason(problem)}). "
+                f"See that {self.folder} can be written, and run again."
+            ) from None
+        log.warning("%s: cache entry could not be read (%s) and was computed anew.", path, why)
 
-    def build(self, lengths: Mapping[Signal, float], workers: int | None = None) -> dict[Signal, str]:
-        """Computes the entries that are not there yet and returns what is wrong with those that failed.
+    def _unreadable(self, signal: Signal, error: Exception) -> UserError:
+        return UserError(
+            f"{self.path(signal)}: cache entry cannot be read ({reason(error)}). "
+            f"Run `stemwise cache verify {self.folder} --delete`, and train again."
+        )
 
-        `lengths` are the signals' durations in seconds. Raises `UserError` before it starts if the disk has
-        too little room, and where the folder cannot be written.
+    # Filling it
+
+    def compute(self, signal: Signal) -> None:
+        """Writes the entry of `signal` if it is not there. Raises `OSError`, and `UserError` about the songs."""
+        cache_entry.create(self.path(signal), self.kind, self._pieces(signal))
+
+    def _pieces(self, signal: Signal) -> Iterator[bytes]:
+        """The records of the whole signal."""
+        settings = self.settings
+        short = replace(settings, frames=max(PIECE // (settings.channels * settings.n_fft), 1))
+        for window in spectrogram.windows(signals.stream(signal, settings), short):
+            try:
+                records = self.storage.encode(spectrogram.spectra(window, settings)[..., : settings.bins])
+            except UserError as error:
+                raise UserError(f"{_names(signal)}: {error}") from None
+            yield records.tobytes()
+        # What was read must be what the entry is named after.
+        if _digest(self.kind, signal, fingerprint.__wrapped__) != self.path(signal).stem:
+            raise UserError(f"{_names(signal)}: changed since this run began. Leave songs alone while it runs.")
+
+    def build(
+        self, lengths: Mapping[Signal, float], workers: int | None = None, look: Look = cache_entry.look
+    ) -> dict[Signal, str]:
+        """Computes the entries that are not there, or broken, and returns what is wrong with those that failed.
+
+        `lengths` are the signals' durations in seconds; `look` decides what is broken (`cache_entry.check` reads
+        every byte). Raises `UserError` before it starts if the disk has too little room, and where the folder cannot
+        be written.
         """
-        missing = [signal for signal in lengths if not self.path(signal).exists()]
-        if not missing:
+        signals_at = {self.path(signal): signal for signal in lengths}  # copies of a file have one entry
+        faults = self._faults(list(signals_at), look)
+        if not faults:
             return {}
-        self._check_folder()
+        missing = [signals_at[path] for path in faults]
+        lacking = f"{len(faults)} of {len(signals_at)} spectrograms are missing or broken there ({_some(missing)})"
+        cache_folder.check_writable(self.folder, lacking)
         self._check_room([lengths[signal] for signal in missing])
+        cache_folder.remove_broken(faults)
         cores = len(os.sched_getaffinity(0))
         loader = DataLoader(
             _Entries(self, missing),
@@ -133,38 +197,55 @@ class Cache:
             generator=torch.Generator(),
         )
         failed = {}
-        for number, message in progress.track(loader, what="Computing spectrograms", total=len(missing)):
+        for number, message in progress.track(_written(loader), what="Computing spectrograms", total=len(missing)):
             if number < 0:
                 raise UserError(message)
             if message:
-                failed[missing[number]] = message
-        return failed
+                failed[self.path(missing[number])] = message
+        return {signal: failed[path] for signal in lengths if (path := self.path(signal)) in failed}
 
-    def _check_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Without a name: nobody else's is touched, and nothing is left if we are killed here.
-            tempfile.TemporaryFile(dir=self.folder).close()
-        except OSError as error:
-            raise UserError(
-                f"data.cache={self.folder}: the folder cannot be written ({error.strerror}). "
-                "Set data.cache to another folder, or to null to train without a cache."
-            ) from None
+    def _faults(self, paths: Sequence[Path], look: Look) -> dict[Path, Exception]:
+        """The entries that are not there or broken. The others are remembered, also by the processes that follow."""
+        found = {}
+        for path, entry in cache_folder.faults(paths, lambda path: self._look(path, look), "Looking at the cache"):
+            if isinstance(entry, Exception):
+                found[path] = entry
+            else:
+                _seen[path] = entry
+                cache_entry.mark_used(entry)
+        return found
+
+    def share(self, lengths: Mapping[Signal, float], part: int, parts: int) -> dict[Signal, float]:
+        """Share `part`, from 0 on, of `parts` about equal ones, whole songs together; each entry is in one of them."""
+        signals = list({self.path(signal): signal for signal in lengths}.values())
+        first, last = (len(signals) * number // parts for number in (part, part + 1))
+        return {signal: lengths[signal] for signal in signals[first:last]}
+
+    def make_room(self, lengths: Mapping[Signal, float], limit: int) -> None:
+        """Removes what other runs used least recently until `limit` bytes hold the folder and the entries to come.
+
+        Raises `UserError` if the entries of `lengths` alone are too much.
+        """
+        own = {self.path(signal): signal for signal in lengths}
+        needed = self._bytes([lengths[signal] for path, signal in own.items() if not path.exists()])
+        cache_folder.make_room(self.folder, limit, needed, own.keys())
 
     def _check_room(self, seconds: Sequence[float]) -> None:
-        frames = sum(self.settings.frame_count(round(length * self.settings.sample_rate)) for length in seconds)
-        needed = frames * self.storage.dtype(self.settings).itemsize
-        free = shutil.disk_usage(self.folder).free
+        needed, free = self._bytes(seconds), shutil.disk_usage(self.folder).free
         hours = sum(seconds) / 3600
-        amount = f"{len(seconds)} spectrograms ({hours:.2f} h, {self.storage.name}) take {_gigabytes(needed)}"
+        amount = f"{len(seconds)} spectrograms ({hours:.2f} h, {self.storage.name}) take {gigabytes(needed)}"
         if needed > free - SPARE_BYTES:
-            small = _gigabytes(frames * Decibel().dtype(self.settings).itemsize)
+            small = gigabytes(needed / self.kind.record * Decibel().dtype(self.settings).itemsize)
             smaller = "" if isinstance(self.storage, Decibel) else f"data.storage=decibel ({small}), "
             raise UserError(
-                f"data.cache={self.folder}: {amount}, {_gigabytes(free)} are free. Set data.cache to a larger disk, "
+                f"data.cache={self.folder}: {amount}, {gigabytes(free)} are free. Set data.cache to a larger disk, "
                 f"{smaller}or data.cache=null to train without a cache."
             )
-        log.info("Cache %s: %s, %s are free.", self.folder, amount, _gigabytes(free))
+        log.info("Cache %s: %s, %s are free.", self.folder, amount, gigabytes(free))
+
+    def _bytes(self, seconds: Sequence[float]) -> int:
+        settings = self.settings
+        return self.kind.record * sum(settings.frame_count(round(s * settings.sample_rate)) for s in seconds)
 
 
 @dataclass(frozen=True)
@@ -210,7 +291,7 @@ class _Entries(Dataset[tuple[int, str]]):
         signal = self.missing[number]
         path = self.cache.path(signal)
         try:
-            _write_entry(path, signal, self.cache.settings, self.cache.storage)
+            self.cache.compute(signal)
         except UserError as error:
             return number, str(error)
         except OSError as error:
@@ -223,120 +304,49 @@ class _Entries(Dataset[tuple[int, str]]):
         return number, ""
 
 
-def _write_entry(path: Path, signal: Signal, settings: Spectrogram, storage: Storage) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with _claim(path) as file:
-        if file is None:
-            return
-        dtype, count = storage.dtype(settings), 0
-        _write_header(file, dtype, count)
-        short = replace(settings, frames=max(PIECE // (settings.channels * settings.n_fft), 1))
-        for window in spectrogram.windows(signals.stream(signal, settings), short):
-            try:
-                records = storage.encode(spectrogram.spectra(window, settings)[..., : settings.bins])
-            except UserError as error:
-                raise UserError(f"{' + '.join(str(cell.path) for cell in signal)}: {error}") from None
-            file.write(records.tobytes())
-            count += len(records)
-        file.seek(0)
-        _write_header(file, dtype, count)
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(file.name, path)
-
-
-def _write_header(file: IO[bytes], dtype: np.dtype, count: int) -> None:
-    """The same number of bytes for any `count`: NumPy leaves room for the first axis to grow."""
-    header = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype))
-    header["shape"] = (count, *header["shape"][1:])
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-@contextmanager
-def _claim(path: Path) -> Iterator[IO[bytes] | None]:
-    """The locked, empty `.part` file of an entry; None if the entry is there, perhaps written meanwhile.
-
-    The lock goes with the process that holds it, so a killed build leaves a `.part` that the next one
-    overwrites.
-    """
-    part = path.with_suffix(".part")
-    while not path.exists():
-        with open(part, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever had the lock before may have renamed this very file to the entry: it must not be touched.
-            if not _is_same(part, file):
-                continue
-            if path.exists():
-                part.unlink()
-                continue
-            file.truncate(0)
-            try:
-                yield file
-            except BaseException:
-                part.unlink()
-                raise
-            return
-    yield None
-
-
-def _is_same(path: Path, file: IO[bytes]) -> bool:
+def _written(loader: DataLoader[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where the records of a file begin, and how many there are."""
-
-    begin: int
-    count: int
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "data.cache: a process that computes spectrograms was killed, perhaps for want of memory. "
+            "Free some and run again: what is complete stays."
+        ) from error
 
 
 @lru_cache(maxsize=FILES)
-def _entry(path: Path, storage: Storage, settings: Spectrogram) -> _Entry:
-    """Looks at an entry once: it never changes, and to parse its header takes as long as to read a crop of it."""
-    dtype = storage.dtype(settings)
-    with path.open("rb") as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("not an entry of this version")
-        shape, _, found = np.lib.format.read_array_header_1_0(file)
-        entry = _Entry(file.tell(), shape[0] if shape else 0)
-        if np.dtype((found, shape[1:])) != dtype:
-            raise ValueError(f"its records are {found} of shape {shape[1:]}")
-        if path.stat().st_size < entry.begin + entry.count * dtype.itemsize:
-            raise ValueError("it is cut off")
-    return entry
+def _path(folder: Path, kind: Kind, signal: Signal) -> Path:
+    digest = _digest(kind, signal, fingerprint)
+    return folder / digest[:2] / f"{digest}{SUFFIX}"
 
 
-@lru_cache(maxsize=FILES)
-def _path(folder: Path, storage: str, shape: tuple[int, ...], signal: Signal) -> Path:
+def _digest(kind: Kind, signal: Signal, fingerprint: Callable[[Path], str]) -> str:
     files = [(fingerprint(cell.path), cell.stream, cell.channel) for cell in signal]
-    parts = (FORMAT, storage, *shape, files)
-    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
-    return folder / digest[:2] / f"{digest}.npy"
+    return hashlib.blake2b(json.dumps((FORMAT, *astuple(kind), files)).encode(), digest_size=20).hexdigest()
 
 
-def _shape(settings: Spectrogram) -> tuple[int, ...]:
-    """What an entry depends on; the length of a crop is not among it."""
-    return (settings.sample_rate, settings.channels, settings.n_fft, settings.hop, settings.bins)
+def _names(signal: Signal) -> str:
+    return " + ".join(str(cell.path) for cell in signal)
 
 
-def _within(entry: _Entry, start: int, frames: int) -> tuple[int, int]:
+def _some(missing: Sequence[Signal]) -> str:
+    return ", ".join(_names(signal) for signal in missing[:3]) + (", …" if len(missing) > 3 else "")
+
+
+def _within(entry: Entry, start: int, frames: int) -> tuple[int, int]:
     """The frames of a crop that are there, from the first to before the last; as many as none if there are none."""
-    first = min(max(start, 0), entry.count)
-    return first, max(min(start + frames, entry.count), first)
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cache entry cannot be read ({error}). Delete it and run again.")
+    count = entry.header.count
+    first = min(max(start, 0), count)
+    return first, max(min(start + frames, count), first)
 
 
 def forget_files() -> None:
     """Looks at all files anew: within one process, a change is not expected."""
-    for known in (fingerprint, _path, _entry, _samples):
+    for known in (fingerprint, _path, _samples):
         known.cache_clear()
+    _seen.clear()
 
 
 def _pad(found: Tensor, start: int, frames: int) -> Tensor:
@@ -346,10 +356,6 @@ def _pad(found: Tensor, start: int, frames: int) -> Tensor:
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 @lru_cache(maxsize=FILES)
