@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from stemwise import examples, signals, spectrogram, storage
 from stemwise.augment import ChannelSwap, Gain, PitchShift, Polarity, Remix, TimeStretch
@@ -350,6 +352,49 @@ def test_magnitudes_are_changed_alike_after_the_rows(folder: Path, sources: dict
     assert len(shifts) > 2
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("half", []), ("half", [TimeStretch(1.0, 1.0)]), ("complex", []), ("complex", [Remix(1.0)])],
+    ids=str,
+)
+def test_an_example_says_where_it_came_from(
+    kind: str, changes: list[Any], workers: int, folder: Path, sources: dict[str, Source]
+) -> None:
+    """The tones of a crop tell its song and first frame; from workers or not, packed or not, pinned and moved."""
+    pool = Pool(examples.packed_size(4, 4, sources["half"]), workers)
+    crops = RandomCrops(songs_in(folder), sources[kind], changes, True, seed=1, pool=pool)
+    order = Order(3, 4, 4, seed=1)
+    loader = DataLoader(crops, batch_size=4, sampler=order, num_workers=workers, collate_fn=as_is)
+    for batch, first in zip(loader, range(0, 12, 4), strict=True):
+        pinned = {**batch, "origin": pin_memory(batch["origin"])}
+        made = examples.unpacked(move_data_to_device(pinned, torch.device("cpu")), sources[kind], Pool(0))
+        for row, place in enumerate(list(order)[first : first + 4]):
+            origin = made["origin"][row]
+            assert origin == crops[place]["origin"]
+            assert origin[:2] == (place.epoch, place.position)
+            heard = {song: stem for stem in range(4) for song in songs_heard(made["stems"][row, stem], stem)}
+            assert sorted(origin.songs) == [f"song {song}" for song in sorted(heard)]
+            for name, start in zip(origin.songs, origin.starts, strict=True):
+                song = int(name.removeprefix("song "))
+                assert start_of(made["stems"][row, heard[song]], heard[song], song) == pytest.approx(start, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", ["half", "complex"])
+def test_the_song_that_a_worker_read_last_is_known_elsewhere(
+    kind: str, folder: Path, sources: dict[str, Source]
+) -> None:
+    """Also when the worker is gone."""
+    crops = RandomCrops(songs_in(folder), sources[kind], [], False, seed=1, pool=Pool(0, 2))
+    loader = DataLoader(crops, batch_size=1, sampler=[Place(0, 0, 2), Place(0, 1, 1)], num_workers=2, collate_fn=as_is)
+    shown = iter(loader)
+    assert [batch["origin"][0].songs for batch in shown] == [("song 2",), ("song 1",)]
+    processes = [worker.pid for worker in shown._workers]  # type: ignore[attr-defined]
+    del shown
+    assert [crops.whereabouts.of(process) for process in processes] == [2, 1]
+    assert crops.whereabouts.of(1) is None
+
+
 # What is judged.
 
 
@@ -451,6 +496,6 @@ def test_a_batch_looks_at_no_entry_twice(
     crops = RandomCrops(songs_in(folder), sources["half"], [], True, seed=0)
     places = list(Order(3, 2, 6, seed=0))
     crops.__getitems__(places)
-    monkeypatch.setattr(np.lib.format, "read_magic", None)  # a header is parsed once
+    monkeypatch.setattr("stemwise.cache_entry.parse", None)  # a first page is read once
     monkeypatch.setattr("stemwise.cache.hashlib", None)  # and a name is made once
     crops.__getitems__(places)

@@ -12,7 +12,7 @@ Axes: R rows of a stacked example, S stem, C channel, T frame, F bin, N sample.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from stemwise import augment, index, signals
 from stemwise.augment import Augmentation
 from stemwise.cache import Cache, Source
 from stemwise.index import Index, Signal
-from stemwise.sharing import Pool
+from stemwise.sharing import Pool, Whereabouts
 from stemwise.spectrogram import Spectrogram
 from stemwise.storage import Complex
 
@@ -59,6 +59,19 @@ class Place:
     epoch: int
     position: int
     song: int
+
+
+class Origin(NamedTuple):
+    """Where an example came from: its place in the order, its songs, and the first frame in each of them.
+
+    Songs are several if stems of different ones were mixed. A tuple goes as it is through loaders' workers, pinned
+    memory and Lightning.
+    """
+
+    epoch: int
+    position: int
+    songs: tuple[str, ...]
+    starts: tuple[int, ...]
 
 
 class Order(Sampler[Place]):
@@ -103,7 +116,8 @@ class RandomCrops(Dataset[dict[str, Any]]):
 
     An item is the mixture's magnitudes (C, T, F) and the stems' (S, C, T, F). If the source has phases, the
     rows (the stems and, unless the stems are all there is, the rest of the mixture) can be changed one by
-    one, and the mixture is their sum; else mixture and stems are used as recorded.
+    one, and the mixture is their sum; else mixture and stems are used as recorded. `origin` says where it came from.
+    `whereabouts` shows to other processes which song is read.
     """
 
     def __init__(
@@ -116,6 +130,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
         pool: Pool | None = None,
     ) -> None:
         self.pool = pool or Pool(0)
+        self.whereabouts = Whereabouts(self.pool.workers)
         self.songs, self.source, self.complete, self.seed = songs, source, complete, seed
         self.frames = source.settings.frames
         self.remix = next((a for a in augmentations if isinstance(a, augment.Remix)), None)
@@ -129,11 +144,14 @@ class RandomCrops(Dataset[dict[str, Any]]):
     def __getitems__(self, places: Sequence[Place]) -> dict[str, Any]:
         """A batch of the items at `places`, perhaps packed."""
         if self.on_magnitudes or not is_packable(self.source):
-            return default_collate([self[place] for place in places])
+            examples = [self[place] for place in places]
+            origins = [example.pop("origin") for example in examples]  # a collation would take them apart
+            return {**default_collate(examples), "origin": origins}
         songs = [self.songs[place.song] for place in places]
-        pairs = zip(songs, places, strict=True)
-        starts = [_random_start(song, self.source, self.frames, self._random(place)) for song, place in pairs]
-        return packed(songs, starts, self.source, self.pool)
+        starts = [self._start(place.song, self._random(place)) for place in places]
+        origins = [self._origin(place, {place.song: start}) for place, start in zip(places, starts, strict=True)]
+        self.whereabouts.at(places[0].song)  # of a whole batch: it is read at once
+        return {**packed(songs, starts, self.source, self.pool), "origin": origins}
 
     def _random(self, place: Place) -> np.random.Generator:
         # The number 1 keeps these draws apart from those of the order, which has the same seed.
@@ -141,30 +159,40 @@ class RandomCrops(Dataset[dict[str, Any]]):
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
         random = self._random(place)
-        example = self._mixed(place.song, random) if self.source.has_phase else self._recorded(place.song, random)
+        made = self._mixed if self.source.has_phase else self._recorded
+        example, starts = made(place.song, random)
         for change in self.on_magnitudes:
             example = change(example, random)
-        return {"mixture": example[0], "stems": example[1:], "name": self.songs[place.song].name}
+        name, origin = self.songs[place.song].name, self._origin(place, starts)
+        return {"mixture": example[0], "stems": example[1:], "name": name, "origin": origin}
 
-    def _recorded(self, number: int, random: np.random.Generator) -> Tensor:
-        """Magnitudes (1 + S, C, T, F): the mixture and its stems."""
-        song = self.songs[number]
-        start = _random_start(song, self.source, self.frames, random)
-        return crop(song, self.source, start, self.frames)
+    def _origin(self, place: Place, starts: Mapping[int, int]) -> Origin:
+        songs = tuple(self.songs[number].name for number in starts)
+        return Origin(place.epoch, place.position, songs, tuple(starts.values()))
 
-    def _mixed(self, number: int, random: np.random.Generator) -> Tensor:
-        """The same from spectra that were changed row by row and added up."""
+    def _start(self, number: int, random: np.random.Generator) -> int:
+        self.whereabouts.at(number)
+        return _random_start(self.songs[number], self.source, self.frames, random)
+
+    def _recorded(self, number: int, random: np.random.Generator) -> tuple[Tensor, dict[int, int]]:
+        """Magnitudes (1 + S, C, T, F) of the mixture and its stems, and the first frame in the song."""
+        start = self._start(number, random)
+        return crop(self.songs[number], self.source, start, self.frames), {number: start}
+
+    def _mixed(self, number: int, random: np.random.Generator) -> tuple[Tensor, dict[int, int]]:
+        """The same from spectra that were changed row by row and added up, and the first frame in each song."""
         rows = len(self.songs[number].stems) + (not self.complete)
         chosen = self.remix.songs(number, len(self.songs), rows, random) if self.remix else [number] * rows
-        starts = {song: _random_start(self.songs[song], self.source, self.frames, random) for song in sorted({*chosen})}
+        starts = {song: self._start(song, random) for song in sorted({*chosen})}
         spectra = torch.stack([self._row(row, song, starts[song]) for row, song in enumerate(chosen)])
         for change in self.on_rows:
             spectra = change(spectra, random)
         mixture = spectra.sum(dim=0, keepdim=True)
-        return torch.cat([mixture, spectra[: len(self.songs[number].stems)]]).abs()
+        return torch.cat([mixture, spectra[: len(self.songs[number].stems)]]).abs(), starts
 
     def _row(self, row: int, number: int, start: int) -> Tensor:
         """Spectra (C, T, F) of a stem, or of what is in the mixture besides the stems."""
+        self.whereabouts.at(number)
         song = self.songs[number]
         if row < len(song.stems):
             return self.source.crop(song.stems[row], start, self.frames)
@@ -175,7 +203,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
 
 
 class FixedCrops(Dataset[dict[str, Any]]):
-    """The middle T frames of each song as recorded, for the validation loss; items as `RandomCrops` has them."""
+    """The middle T frames of each song as recorded, for the validation loss: mixture and stems as in `RandomCrops`."""
 
     def __init__(self, songs: Sequence[Song], source: Source, pool: Pool | None = None) -> None:
         self.songs, self.source, self.frames = songs, source, source.settings.frames
@@ -279,7 +307,7 @@ def unpacked(batch: dict[str, Any], source: Source, pool: Pool) -> dict[str, Any
         memory = torch.empty(size, dtype=torch.uint8, device=records.device)
         fill(memory)
     mixture, stems = magnitudes(memory)
-    return {"mixture": mixture, "stems": stems, "name": batch["name"]}
+    return {name: value for name, value in batch.items() if name != "records"} | {"mixture": mixture, "stems": stems}
 
 
 def crop(song: Song, source: Source, start: int, frames: int) -> Tensor:

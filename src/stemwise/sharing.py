@@ -1,4 +1,4 @@
-"""Memory that a loader's workers fill and the trainer reads, used again and again.
+"""Memory that a loader's workers fill and the trainer reads, used again and again; and what each worker is at.
 
 A batch is some 40 MB. In fresh memory the kernel clears a page and takes a fault for every 4096 bytes of it, which
 takes five times as long as to fill it. A `Pool` therefore keeps its buffers: one is free again when the last tensor
@@ -29,7 +29,7 @@ class Pool:
     """
 
     def __init__(self, size: int, workers: int = 0, count: int = COUNT) -> None:
-        self.size, self.number = size, next(_numbers)
+        self.size, self.workers, self.number = size, workers, next(_numbers)
         new = _shared if workers else _own
         # Nothing is taken from the machine before it is written to.
         with torch.inference_mode(False):  # a batch for validation may be the first, one for training the next
@@ -59,6 +59,27 @@ class Pool:
         array = _view(self._buffers[worker][number], shape).numpy()
         weakref.finalize(array, _free, self._taken[worker, number], os.getpid()).atexit = False
         return torch.from_numpy(array)
+
+
+class Whereabouts:
+    """The number of what each of a loader's `workers` is at, to be read by the process that the loader belongs to.
+
+    It outlives the worker: of one that died in the middle of something, it says of what.
+    """
+
+    def __init__(self, workers: int = 0) -> None:
+        self._table = torch.full((max(workers, 1), 2), -1, dtype=torch.int64).share_memory_()
+
+    def at(self, number: int) -> None:
+        """Says that this process is at `number`."""
+        info = get_worker_info()
+        if info is None or info.id < len(self._table):  # a loader of somebody else's may have more workers
+            self._table[info.id if info else 0] = torch.tensor([os.getpid(), number])
+
+    def of(self, process: int) -> int | None:
+        """The last number of the worker with this process id, if it was at any."""
+        found = [number for worker, number in self._table.tolist() if worker == process]
+        return found[0] if found else None
 
 
 def _free(taken: Tensor, process: int) -> None:

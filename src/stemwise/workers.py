@@ -1,0 +1,38 @@
+"""A loader's worker that dies, in words."""
+
+import re
+from collections.abc import Callable
+
+from stemwise.errors import UserError
+
+# torch/csrc/DataLoader.cpp and torch/utils/data/dataloader.py, of torch 2.11.
+_DEATH = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is (killed by signal: [^.]+)|exited unexpectedly)"
+)
+_ADVICE = {
+    "Killed": "Mostly that is the kernel where memory is short, and `dmesg | grep -i oom` tells. Lower "
+    "data.num_workers or data.batch_size, or give the job more memory",
+    "Bus error": "/dev/shm is too small for the batches that workers hand over. Make it larger "
+    "(docker run --shm-size=8g), or set data.num_workers=0",
+}
+_OTHERWISE = "Look at `dmesg`, lower data.num_workers, or set data.num_workers=0, where the cause shows"
+
+
+def is_death(error: BaseException) -> bool:
+    """Whether torch says with this error that a worker died."""
+    return isinstance(error, RuntimeError) and _DEATH.match(str(error)) is not None
+
+
+def death(error: RuntimeError, rank: int, song: Callable[[int], str | None]) -> UserError | None:
+    """The same as a message, or None if no worker died; `song` names the one that a process read last."""
+    found = _DEATH.match(str(error))
+    if found is None:
+        return None
+    processes = [int(number) for number in found[1].split(",")]
+    cause = f"was {found[2]}" if found[2] else "ended"
+    songs = ", ".join(sorted({name for name in map(song, processes) if name}))
+    advice = next((text for name, text in _ADVICE.items() if cause.endswith(name)), _OTHERWISE)
+    return UserError(
+        f"rank {rank}: worker {found[1]} of the data loader {cause}. "
+        f"The song that it read last: {songs or 'not known'}. {advice}. Then go on from the run's last checkpoint."
+    )

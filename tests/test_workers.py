@@ -1,0 +1,65 @@
+"""A loader's worker that dies: one message, an end, no hang."""
+
+import multiprocessing
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from stemwise import workers
+from stemwise.training import SeparatorTraining
+
+TORCH = "DataLoader worker (pid 17) is killed by signal: {}. It is possible that it is."
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (TORCH.format("Killed"), ("worker 17", "killed by signal: Killed", "Song of 17", "data.num_workers", "dmesg")),
+        (TORCH.format("Bus error"), ("worker 17", "Bus error", "/dev/shm", "--shm-size")),
+        (TORCH.format("Segmentation fault"), ("Segmentation fault", "data.num_workers=0")),
+        ("DataLoader worker (pid(s) 17, 18) exited unexpectedly", ("17, 18", "Song of 17, Song of 18")),
+        ("DataLoader worker (pid 17) exited unexpectedly with exit code 1. Details", ("worker 17", "ended")),
+    ],
+)
+def test_what_torch_says_becomes_one_message(said: str, expected: tuple[str, ...]) -> None:
+    message = str(workers.death(RuntimeError(said), 2, lambda process: f"Song of {process}"))
+    assert message.startswith("rank 2: ")
+    for part in expected:
+        assert part in message
+
+
+def test_other_errors_are_left_alone() -> None:
+    for error in (RuntimeError("out of memory"), RuntimeError("DataLoader timed out after 3 seconds")):
+        assert workers.death(error, 0, lambda _: None) is None
+        assert not workers.is_death(error)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("storage", ["half", "complex"])
+def test_a_worker_that_is_killed_ends_the_run_with_one_message(train, monkeypatch, how, storage):
+    step = SeparatorTraining.training_step
+    others = {child.pid for child in multiprocessing.active_children()}  # of other tests
+
+    def ours() -> list[Any]:
+        return [child for child in multiprocessing.active_children() if child.pid not in others]
+
+    def kills(self: SeparatorTraining, batch: Any, number: int) -> Any:
+        if self.global_step == 2:
+            os.kill(ours()[0].pid, how)
+        return step(self, batch, number)
+
+    monkeypatch.setattr(SeparatorTraining, "training_step", kills)
+    start = time.monotonic()
+    keys = ["data.num_workers=1", "data.batch_size=2", "trainer.max_steps=2000", f"data.storage={storage}"]
+    done = train(*keys, "data.examples_per_song=10", "trainer.val_check_interval=10000")
+    assert done.code == 2, done.output
+    assert time.monotonic() - start < 60
+    assert "rank 0: worker " in done.output
+    assert "killed by signal" in done.output
+    assert "last: Song " in done.output
+    assert "data.num_workers" in done.output
+    assert "Traceback" not in done.output
+    assert not ours()
