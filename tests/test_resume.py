@@ -12,8 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from stemwise import checkpoints, interrupts, model_file, runs
+from conftest import TINY
+from stemwise import checkpoints, checks, interrupts, model_file, runs
 from stemwise.checkpoints import CheckpointFiles
 from stemwise.data import StemData
 from stemwise.errors import UserError
@@ -151,6 +153,62 @@ def test_in_a_job_of_slurm_sigusr1_queues_it_again(train, monkeypatch, tmp_path)
     assert "last.ckpt" in (tmp_path / "there").read_text()  # saved before
 
 
+def test_sigusr1_before_the_training_queues_the_job_again_too(train, monkeypatch, tmp_path):
+    """As while the cache is built."""
+    monkeypatch.setattr(interrupts, "requeue", lambda: print("queued again"))
+    monkeypatch.setattr(StemData, "prepare_data", lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+    stopped = train("hydra.run.dir=parts", *KEYS)
+    assert stopped.code == 128 + signal.SIGUSR1
+    assert stopped.output.count("queued again") == 1
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    stopped = train("hydra.run.dir=parts", *KEYS)
+    assert stopped.code == 0  # another than 0 would make SLURM end the first before it has asked
+    assert "queued again" not in stopped.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_all_processes_as_slurm_sends_it(songs, tmp_path, number):
+    """The workers of the loader must outlive it: the step at hand, and the checkpoint, need them."""
+    keys = [f"data.{split}={songs}/{split}.csv" for split in ("train", "valid")]
+    keys += ["data=csv", f"data.root={songs}", *TINY, *KEYS, "trainer.max_steps=100000", "checkpoints.every=5"]
+    keys = [key for key in keys if not key.startswith("data.num_workers")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *keys, "data.num_workers=2", "hydra.run.dir=run"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints/last-1.ckpt").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    printed = process.communicate(timeout=100)[0]
+    assert process.returncode == 128 + number, printed
+    assert "Stopped at step" in printed
+    assert printed.count(f"{signal.Signals(number).name}: the run ends") == 1
+
+
+@pytest.mark.parametrize(
+    ("when", "again"), [("2026-11-23T07:08:37", True), ("None", False), ("2026-11-23T06:00:00", False)]
+)
+def test_a_preemption_queues_the_job_again_and_another_sigterm_does_not(monkeypatch, tmp_path, when, again):
+    """An earlier preemption is not one of this start of the job."""
+    scontrol = tmp_path / "scontrol"
+    facts = f"JobId=4711 JobName=a b StartTime=2026-11-23T07:08:32 SuspendTime=None PreemptTime={when}"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho "{facts}"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with pytest.raises(interrupts.Stopped):
+        interrupts.Interrupts().act(signal.SIGTERM, leading=True)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["show job -o 4711", *(["requeue 4711"] if again else [])]
+
+
 # Which run
 
 
@@ -179,6 +237,37 @@ def test_the_processes_of_a_job_have_one_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert runs.folder(None, [], "runs", "now") == "runs/slurm-12"
+    monkeypatch.setenv("SLURM_STEP_ID", "1")  # the second srun of a job
+    assert runs.folder(None, [], "runs", "now") == "runs/slurm-12-1"
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # one task, which is torchrun
+    assert runs.folder(None, [], "runs", "now") == "runs/slurm-12-1"
+
+
+def test_torchrun_in_a_job_of_slurm_numbers_the_ranks(monkeypatch):
+    import train
+
+    cfg = OmegaConf.create({"trainer": {"plugins": None, "sync_batchnorm": False, "devices": "auto", "num_nodes": 1}})
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert [type(plugin).__name__ for plugin in train._plugins(cfg)] == ["SLURMEnvironment"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    assert train._plugins(cfg) == []
+
+
+def test_tasks_of_slurm_that_are_not_the_ranks(monkeypatch):
+    """They would wait for each other for ever."""
+    cfg = OmegaConf.create({"trainer": {"devices": 2, "num_nodes": 2}})
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    with pytest.raises(UserError, match="srun python -m train"):
+        checks.slurm(cfg)
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    with pytest.raises(UserError, match="--ntasks-per-node"):
+        checks.slurm(cfg)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    checks.slurm(cfg)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    with pytest.raises(UserError, match=r"Set trainer\.devices=4"):
+        checks.slurm(cfg)
 
 
 def test_resume_is_null_or_auto(train):
@@ -235,6 +324,22 @@ def test_the_last_and_the_best_are_kept(train):
     best = sorted(name for name in steps if "last" not in name)
     assert len(best) == 2
     assert all(name == f"best-step={steps[name]}.ckpt" for name in best)
+
+
+@pytest.mark.parametrize("leading", [True, False])
+@pytest.mark.parametrize("problem", [None, "the disk is full"])
+def test_every_rank_saves_at_the_same_steps(tmp_path, leading, problem):
+    """To save is to wait for the others, who know neither who leads nor how its disk is."""
+    files = CheckpointFiles()
+    files.problem = problem
+    ours = checkpoints.Checkpoints(tmp_path, files, interrupts.Interrupts(), every=5)
+    saved: list[Path] = []
+    trainer = SimpleNamespace(
+        is_global_zero=leading, loggers=[], global_step=5, world_size=1, save_checkpoint=saved.append
+    )
+    ours.save(trainer, validation_due=True)
+    ours.on_train_batch_start(trainer, None)  # the first batch behind a validation at a step that is due itself
+    assert len(saved) == 1
 
 
 def damage(path: Path) -> None:

@@ -8,7 +8,6 @@ import errno
 import logging
 import os
 import pickle
-import signal
 import zipfile
 import zlib
 from contextlib import suppress
@@ -21,7 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stemwise.errors import UserError
-from stemwise.interrupts import Interrupts, Stopped, requeue
+from stemwise.interrupts import Interrupts, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +131,7 @@ class Checkpoints(Checkpoint):
         self._making_up = False
         self._between_steps = True
         self._saved_at = -1
+        self._tried_at = -1  # as on every rank: all of them must save at the same steps
 
     # When
 
@@ -158,22 +158,17 @@ class Checkpoints(Checkpoint):
         if not self._between_steps:
             return  # half a step cannot be saved
         stop, step = self.interrupts.agreed(trainer), trainer.global_step
-        if stop or (self.every and step % self.every == 0 and step not in (0, self._saved_at)):
+        if stop or (self.every and step % self.every == 0 and step not in (0, self._tried_at)):
             self.save(trainer, validation_due=False)
-        self._stop(trainer, stop)
+        if stop:
+            self.interrupts.act(stop, trainer.is_global_zero)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Before averaged weights take the place of the current ones: a stop during the validation loses nothing.
         if trainer.state.fn == "fit" and not self._making_up:
             self.save(trainer, validation_due=True)
-            self._stop(trainer, self.interrupts.agreed(trainer))
-
-    @staticmethod
-    def _stop(trainer: lightning.Trainer, number: int) -> None:
-        if number == signal.SIGUSR1 and trainer.is_global_zero:
-            requeue()
-        if number:
-            raise Stopped(number, trainer.is_global_zero)
+            if stop := self.interrupts.agreed(trainer):
+                self.interrupts.act(stop, trainer.is_global_zero)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.save(trainer, validation_due=False)
@@ -196,6 +191,7 @@ class Checkpoints(Checkpoint):
         """Writes the newest checkpoint; those of earlier steps move on by one, and the oldest goes."""
         for logger in trainer.loggers:
             logger.save()  # a run that is killed and goes on logs what comes after this
+        self._tried_at = trainer.global_step
         before, self.validation_due = self.validation_due, validation_due
         trainer.save_checkpoint(self.run / FOLDER / NEW)
         self.validation_due = before

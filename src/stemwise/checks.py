@@ -3,6 +3,7 @@
 Every check raises `UserError`.
 """
 
+import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,22 @@ def training(cfg: DictConfig) -> None:
         if not isinstance(value := OmegaConf.select(cfg, key), str | None):
             raise UserError(f"{key}={value} is not a path.")
     _speed(cfg)
+
+
+def slurm(cfg: DictConfig) -> None:
+    """Checks that the tasks of a job of SLURM are the ranks of `cfg`; else those that are there wait for the rest."""
+    tasks = int(os.environ["SLURM_NTASKS"])
+    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise UserError(
+            f"This job of SLURM has {tasks} tasks, and none was started by srun. Write `srun python -m train …`."
+        )
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise UserError(f"sbatch --ntasks={tasks}: write --nodes=… --ntasks-per-node=… instead.")
+    wanted = {"devices": "SLURM_NTASKS_PER_NODE", "num_nodes": "SLURM_NNODES"}
+    for key, variable in wanted.items():
+        there, value = os.environ.get(variable), cfg.trainer[key]
+        if tasks > 1 and there is not None and isinstance(value, int) and value != int(there):
+            raise UserError(f"trainer.{key}={value}, but {variable}={there}. Set trainer.{key}={there}.")
 
 
 def _stems(cfg: DictConfig) -> None:
@@ -47,6 +64,8 @@ def _numbers(cfg: DictConfig) -> None:
             raise UserError(f"checkpoints.{name}={value} is not a whole number from {least} on.")
     if cfg.ema is not None and not (isinstance(cfg.ema, float) and 0 < cfg.ema < 1):
         raise UserError(f"ema={cfg.ema} is not a decay between 0 and 1, such as 0.999.")
+    if cfg.watchdog is not None and not (type(cfg.watchdog) in (int, float) and cfg.watchdog > 0):
+        raise UserError(f"watchdog={cfg.watchdog} is not a number of seconds above 0, such as 60, nor null.")
 
 
 def _speed(cfg: DictConfig) -> None:

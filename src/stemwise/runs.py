@@ -1,6 +1,7 @@
 """Which folder a run has: a new one, that of the same run before it, or the one that all its processes agree on."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,18 +16,20 @@ _STARTS = ("resume", "ckpt_path")
 def folder(resume: str | None, overrides: Sequence[str], parent: str, name: str) -> str:
     """The run folder below `parent`: `name`, unless `resume` is auto and a run with the same overrides has checkpoints.
 
-    Processes that SLURM or torchrun start cannot ask each other for the time yet; they share the name of their job.
-    Raises `UserError` if it has none.
+    Processes that SLURM or torchrun start cannot ask each other for the time yet; they share the name of their job,
+    and of its step after the first. Raises `UserError` if it has none.
     """
     if resume == "auto" and (found := _same(Path(parent), overrides)):
         return str(found)
-    if int(os.environ.get("SLURM_NTASKS") or 1) > 1 and (job := os.environ.get("SLURM_JOB_ID")):
-        return f"{parent}/slurm-{job}"
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    ranks = max(int(os.environ.get(name) or 1) for name in ("SLURM_NTASKS", "WORLD_SIZE"))
+    if ranks > 1 and (job := os.environ.get("SLURM_JOB_ID")):
+        step = os.environ.get("SLURM_STEP_ID", "0")  # of several `srun` in one job; it is the same when queued again
+        return f"{parent}/slurm-{job}" if step == "0" else f"{parent}/slurm-{job}-{step}"
+    if ranks > 1:
         job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
         if job == "none":
             raise UserError(
-                f"hydra.run.dir: each of the {os.environ['WORLD_SIZE']} processes would make a run folder of its own. "
+                f"hydra.run.dir: each of the {ranks} processes would make a run folder of its own. "
                 "Give one, hydra.run.dir=runs/NAME, or let torchrun name the job: --rdzv-id=NAME."
             )
         return f"{parent}/{job}"
@@ -40,9 +43,17 @@ def _same(parent: Path, overrides: Sequence[str]) -> Path | None:
     for file in parent.glob("*/.hydra/overrides.yaml"):
         run = file.parents[1]
         times = [checkpoint.stat().st_mtime for checkpoint in run.glob("checkpoints/*.ckpt")]
-        if times and _what(OmegaConf.to_container(OmegaConf.load(file))) == wanted:  # type: ignore[arg-type]
+        if times and _what(_read(file)) == wanted:
             found.append((max(times), run))
     return max(found)[1] if found else None
+
+
+def _read(file: Path) -> list[str]:
+    """The overrides in a run's folder. Hydra writes them anew in each rank; the file is empty for a moment then."""
+    deadline = time.monotonic() + 5
+    while not (text := file.read_text(encoding="utf-8")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return list(OmegaConf.create(text or "[]"))
 
 
 def _what(overrides: Sequence[str]) -> list[str]:
