@@ -106,20 +106,24 @@ def main() -> int:
 
 def _prepared(folder: Path, draw: random.Random) -> Ground:
     """Songs, and the run that nothing happens to."""
-    noise = np.random.default_rng(0)
-    songs = folder / "songs"
-    songs.mkdir()
-    for number in range(6):
-        for stem in STEMS:
-            soundfile.write(songs / f"{number}-{stem}.wav", 0.1 * noise.standard_normal(24000), 8000)
-    lines = [",".join(f"{number}-{stem}.wav" for stem in STEMS) for number in range(6)]
-    header = ",".join(f"{stem}_path" for stem in STEMS)
-    (songs / "train.csv").write_text("\n".join([header, *lines[:4], ""]))
-    (songs / "valid.csv").write_text("\n".join([header, *lines[4:], ""]))
+    write_songs(folder / "songs")
     ground = Ground(folder, draw)
     start = time.monotonic()
     subprocess.run(ground.command("clean"), check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     return Ground(folder, draw, time.monotonic() - start)
+
+
+def write_songs(folder: Path) -> None:
+    """Six songs of noise with two stems, and index CSVs that split them 4 and 2."""
+    noise = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(6):
+        for stem in STEMS:
+            soundfile.write(folder / f"{number}-{stem}.wav", 0.1 * noise.standard_normal(24000), 8000)
+    lines = [",".join(f"{number}-{stem}.wav" for stem in STEMS) for number in range(6)]
+    header = ",".join(f"{stem}_path" for stem in STEMS)
+    (folder / "train.csv").write_text("\n".join([header, *lines[:4], ""]))
+    (folder / "valid.csv").write_text("\n".join([header, *lines[4:], ""]))
 
 
 # Faults
@@ -137,7 +141,7 @@ def killed_runs(ground: Ground, kills: int) -> Outcome:
             if done == kills:
                 _ran(ground.command(name), iter(()), signal.SIGKILL)
                 break
-        wrong += [f"{name}: {what}" for what in _differences(ground.folder / "clean", ground.folder / name)]
+        wrong += [f"{name}: {what}" for what in differences(ground.folder / "clean", ground.folder / name)]
         _say(f"training: {done} of {kills} kills, {runs} runs ended, {len(wrong)} differences")
     how = f"`kill -9` of all its processes at random moments of a run of {ground.seconds:.0f} s, then the same command"
     return Outcome("training is killed", f"{how}; {runs} runs ended", done, _lost(wrong), not wrong)
@@ -171,7 +175,7 @@ def stopped_runs(ground: Ground, number: signal.Signals) -> Outcome:
         times += 1
     while not _ran(ground.command(name), iter(()), number):
         pass
-    wrong = _differences(ground.folder / "clean", ground.folder / name)
+    wrong = differences(ground.folder / "clean", ground.folder / name)
     _say(f"{number.name}: {times} stops, {len(wrong)} differences")
     return Outcome(f"{number.name}", "to a run that trains, then the same command", times, _lost(wrong), not wrong)
 
@@ -217,7 +221,7 @@ def _until_training(run: Path, draw: random.Random) -> Iterator[None]:
 # What was lost
 
 
-def _differences(clean: Path, run: Path) -> list[str]:
+def differences(clean: Path, run: Path) -> list[str]:
     """In what a run ended differently from the one without faults."""
     wrong = []
     one, other = (torch.load(folder / LAST, weights_only=True) for folder in (clean, run))

@@ -6,6 +6,7 @@ Composes the config, builds the parts, fits, and says where the model lies.
 import logging
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from stemwise import allocator, checks, launch
+from stemwise import checks, launch, process
 from stemwise.errors import UserError
 
 log = logging.getLogger("stemwise.train")
@@ -26,7 +27,10 @@ def command(cfg: DictConfig) -> None:
     """Trains what `cfg` describes; see `conf/train.yaml`."""
     import lightning
 
-    allocator.keep_freed_memory()
+    from stemwise import interrupts, provenance
+
+    interrupts.before_training()
+    process.prepare()
     launch.quiet_lightning()
     folder = Path(HydraConfig.get().runtime.output_dir)
     checks.training(cfg)
@@ -39,8 +43,12 @@ def command(cfg: DictConfig) -> None:
     if trainer.is_global_zero:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
+    if trainer.is_global_zero:
+        splits = {split: data.checked_index(split) for split in ("train", "valid")}
+        provenance.record(folder, splits, launch.plain(cfg), launch.given())
     _fit(trainer, module, data, checkpoint)
     _finish(trainer, module, data, folder)
+    interrupts.after_training()
 
 
 def _set_precision(matmul: str) -> None:
@@ -79,10 +87,19 @@ def _checkpoint(cfg: DictConfig, folder: Path, model: Any) -> Path | None:
 
 
 def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
+    from stemwise import workers
     from stemwise.interrupts import Stopped
+    from stemwise.ranks import Ranks
 
+    ranks = next(part for part in trainer.callbacks if isinstance(part, Ranks))
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if death := workers.death(error, trainer.global_rank, data.read_by):
+            raise death from None
+        if lost := ranks.lost(error):
+            raise lost from error
+        raise
     except Stopped:
         raise
     except SystemExit:
@@ -121,8 +138,10 @@ def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) 
 
 def _trainer(cfg: DictConfig, folder: Path) -> Any:
     from stemwise import checkpoints
+    from stemwise.loggers import guarded
 
-    loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values()]
+    parts = [guarded(name, partial(instantiate, logger)) for name, logger in (cfg.get("logger") or {}).items()]
+    loggers = [logger for logger in parts if logger is not None]
     for logger in loggers:
         logger.log_hyperparams(launch.plain(cfg))
     files = checkpoints.CheckpointFiles()
@@ -139,13 +158,16 @@ def _trainer(cfg: DictConfig, folder: Path) -> Any:
 
 def _plugins(cfg: DictConfig) -> list[Any]:
     """Lightning's plugins that are asked for, and SLURM's without its own way to save and to queue again."""
-    from lightning.pytorch.plugins.environments import SLURMEnvironment
+    from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     from stemwise.synchronized import SynchronizedNorms
 
     asked = instantiate(cfg.trainer.plugins, _convert_="all")
     plugins = asked if isinstance(asked, list) else [asked] if asked else []
-    if SLURMEnvironment.detect() and not any(isinstance(plugin, SLURMEnvironment) for plugin in plugins):
+    own = any(isinstance(plugin, SLURMEnvironment) for plugin in plugins)
+    # torchrun may well be started by SLURM; the ranks are then its own.
+    if not own and not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
+        checks.slurm(cfg)
         plugins = [*plugins, SLURMEnvironment(auto_requeue=False)]
     return [*plugins, SynchronizedNorms()] if cfg.trainer.sync_batchnorm else plugins
 
@@ -159,10 +181,13 @@ def _callbacks(cfg: DictConfig, folder: Path, files: Any, logged: bool) -> list[
     import torch
     from lightning.pytorch import callbacks as lightnings
 
-    from stemwise import callbacks, checkpoints, interrupts
+    from stemwise import callbacks, checkpoints, faults, interrupts, ranks, watchdog
 
     signals = interrupts.Interrupts()
-    parts: list[Any] = [signals, callbacks.RunFolder(folder)]
+    parts: list[Any] = [signals, ranks.Ranks(), callbacks.RunFolder(folder)]
+    parts.append(faults.NonFinite(folder, launch.plain(cfg), cfg.on_nonfinite, cfg.max_nonfinite))
+    if cfg.watchdog is not None:
+        parts.append(watchdog.Watchdog(cfg.watchdog))
     if cfg.ema is not None:
         parts.append(callbacks.EMA(decay=cfg.ema))
     if logged:

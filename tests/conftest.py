@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
@@ -19,7 +20,16 @@ from stemwise.unet import UNetSettings
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# A long session of test_fuzz.py, see there.
+settings.register_profile("fuzz", max_examples=int(os.environ.get("STEMWISE_FUZZ", "2000")), print_blob=True)
+
 WriteSong = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What stemwise keeps for its user between commands is not to be touched by tests."""
+    os.environ["STEMWISE_CACHE"] = str(tmp_path_factory.mktemp("stemwise-cache"))
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +131,8 @@ def stemwise(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
             code = cli.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:
+            torch.set_flush_denormal(False)  # as a command sets it for its own process; hypothesis refuses to draw so
         printed = capfd.readouterr()
         return Finished(code, printed.out + printed.err)
 

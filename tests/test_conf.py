@@ -36,6 +36,8 @@ def override(option: str) -> str:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_builds(option, tmp_path, monkeypatch):
+    if option == "hydra/launcher=slurm":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="stemwise[slurm] is not installed")
     monkeypatch.chdir(tmp_path)
     cfg = composed(override(option))
     OmegaConf.resolve(cfg.data)

@@ -1,6 +1,7 @@
 """The data module: what is wrong is said before training, what is served is what was asked for."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import index
+from stemwise import cache, index
 from stemwise.augment import Gain, Remix, TimeStretch
 from stemwise.data import StemData
 from stemwise.errors import UserError
@@ -58,7 +59,7 @@ def make(root: Path) -> Make:
 
 def started(data: StemData, rank: int = 0, ranks: int = 1) -> StemData:
     """As Lightning starts it."""
-    progress = SimpleNamespace(total=SimpleNamespace(completed=0))
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, fit_loop=loop)  # type: ignore[assignment]
     if not rank:
@@ -346,3 +347,57 @@ def test_the_indexes_that_were_used_are_written(make: Make, root: Path) -> None:
         assert all(track.duration for track in back.tracks)
     again = make(("vocals",), root=root, train=root / "run/train.csv", valid=root / "run/valid.csv")
     assert again.songs("train") == data.songs("train")
+
+
+# A cache that is shared, damaged or not to be written.
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_from_a_cache_that_is_damaged_meanwhile(workers: int, make: Make, root: Path) -> None:
+    chosen = {"batch_size": 1, "num_workers": workers, "examples_per_song": 8}
+    data = started(make(**chosen))
+    expected, found = epoch(data), []
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(0)  # type: ignore[attr-defined]
+    for number, batch in enumerate(loader):
+        found.append(data.on_after_batch_transfer(batch, 0))
+        entries = sorted((root / "cache").glob("*/*.stft"))
+        if number == 5:
+            for entry in entries[::2]:
+                entry.write_bytes(entry.read_bytes()[:-100])
+        if number == 20:
+            shutil.rmtree(root / "cache")
+    assert len(found) == len(expected) == 40
+    for one, two in zip(expected, found, strict=True):
+        assert torch.equal(one["stems"], two["stems"])
+        assert torch.equal(one["mixture"], two["mixture"])
+
+
+def test_a_rank_that_finds_no_entries_computes_those_that_it_reads(make: Make, root: Path) -> None:
+    """As on a machine of its own with a folder of its own, where another has built."""
+    expected = epoch(started(make()))
+    shutil.rmtree(root / "cache")
+    cache.forget_files()
+    found = epoch(started(make(), rank=1, ranks=2)) + epoch(started(make(), rank=0, ranks=2))
+    assert {name for batch in found for name in batch["name"]} == {name for batch in expected for name in batch["name"]}
+
+
+def test_the_cache_is_built_in_shares(make: Make, root: Path) -> None:
+    assert [make().build_cache(part, 3)[0] for part in (1, 0, 2)] == [12, 23, 35]  # 7 songs of 5 signals
+    whole = {path.name for path in (root / "cache").glob("*/*.stft")}
+    shutil.rmtree(root / "cache")
+    started(make())
+    assert {path.name for path in (root / "cache").glob("*/*.stft")} == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"verify": 1}, r"data\.verify=1 is not true or false"),
+        ({"cache_limit": "much"}, r"data\.cache_limit='much' is not a size\. Write 50G"),
+        ({"cache_limit": 0}, r"data\.cache_limit=0 is not a size"),
+    ],
+)
+def test_what_is_said_of_the_cache_is_checked(changes: dict[str, Any], message: str, make: Make) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**changes)

@@ -12,9 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import stemwise
 from stemwise import model_file
-from stemwise.checkpoints import LAST
 from stemwise.data import StemData
-from stemwise.errors import UserError
 from stemwise.training import SeparatorTraining
 
 log = logging.getLogger(__name__)
@@ -66,23 +64,6 @@ class RunFolder(Callback):
             facts = {"step": trainer.global_step, "sdr": scores, "stemwise": stemwise.__version__, **module.facts}
             model_file.save(module.separator, self.folder / MODEL_FILE, facts)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        # Not at every step: to look at the loss is to wait for the device.
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss = float(trainer.callback_metrics["train/loss"])
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"step {trainer.global_step}: the loss is {loss}, the weights are lost. Lower optimizer.lr, or set "
-                    f"trainer.gradient_clip_val=1, and go on from {self.folder / LAST} or start anew."
-                )
-
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
@@ -110,6 +91,18 @@ class EMA(WeightAveraging):
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)  # after the last checkpoint, which has both
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if pl_module.update_skipped:
+            self._latest_update_step = trainer.global_step  # of weights that have not moved, there is nothing to take
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The `stemwise` command: `train` and `evaluate` are Hydra's, `separate` and `index` take files.
+"""The `stemwise` command: `train`, `evaluate` and `cache build` are Hydra's, the others take files.
 
 Song names with brackets, commas or quotes are no Hydra values, so what takes files is not a Hydra command.
 """
@@ -11,10 +11,10 @@ import signal
 import sys
 
 from stemwise import __version__
-from stemwise.commands import convert, index, separate
+from stemwise.commands import cache, convert, index, reproduce, separate
 from stemwise.errors import UserError
 
-HYDRA_COMMANDS = ("train", "evaluate")
+HYDRA_COMMANDS = ("train", "evaluate", "cache build")
 
 DESCRIPTION = """Music source separation that you train yourself.
 
@@ -24,6 +24,8 @@ commands:
   stemwise separate SONG.mp3 --model M     take a song apart; M is a run's model.safetensors, or spleeter:4stems
   stemwise convert spleeter DIR -o M       Spleeter's models in and out, ONNX, torch.export
   stemwise index folders SONGS -o DIR      write the index CSVs of a data set
+  stemwise reproduce RUN                   the command that makes a run again, and what differs today
+  stemwise cache info|verify|prune         look after the spectrogram cache; cache build fills it (Hydra)
 """
 
 
@@ -50,8 +52,9 @@ def main() -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments and arguments[0] in HYDRA_COMMANDS:
-        return _hydra(arguments[0])
+    for command in HYDRA_COMMANDS:
+        if arguments[: len(command.split())] == command.split():
+            return _hydra(command)
     options = _parser().parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
@@ -85,13 +88,17 @@ def _output_lost(error: OSError) -> int:
 
 def _hydra(command: str) -> int:
     # Hydra reads sys.argv itself and would take the command's name for an override.
-    del sys.argv[1]
+    del sys.argv[1 : 1 + len(command.split())]
     if command == "train":
         import train
 
         # Where there are several devices, Lightning starts what is named here once more for each of them.
         sys.argv[0] = train.__file__
         return train.main()
+    if command == "cache build":
+        from stemwise.commands import cache_build
+
+        return cache_build.main()
     from stemwise.commands import evaluate
 
     return evaluate.main()
@@ -103,9 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stemwise {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in HYDRA_COMMANDS:
+    for name in ("train", "evaluate"):
         commands.add_parser(name, add_help=False, help="see above")
-    for command in (separate, convert, index):
+    for command in (separate, convert, index, cache, reproduce):
         command.add(commands)
     return parser
 

@@ -11,12 +11,13 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import examples, index, storage
+from stemwise import cache_entry, cache_folder, examples, index, storage
 from stemwise.augment import Augmentation
 from stemwise.cache import Cache, Direct, Source
 from stemwise.errors import UserError, raise_all
-from stemwise.examples import Song
+from stemwise.examples import RandomCrops, Song
 from stemwise.index import Index, Signal
+from stemwise.interrupts import SIGNALS
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
 
@@ -33,7 +34,9 @@ class StemData(lightning.LightningDataModule):
     `train`, `valid` and `test` are index CSVs with paths relative to `root`; splits that are not given come
     from `dataset`, a function of the root (`stemwise.datasets`). `sums` is explained at `index.sources`.
     `cache` is the folder of the spectrogram cache, or None to compute every crop anew; `storage` names what
-    it holds (`storage.by_name`). An epoch shows each song `examples_per_song` times.
+    it holds (`storage.by_name`). It is kept within `cache_limit` (such as "50G") by removing what was used least
+    recently; `verify` has every byte of it checked before a run, not only what was changed or copied. An epoch shows
+    each song `examples_per_song` times.
     `on_error="skip"` leaves out, counted and named, the songs that cannot be decoded; `raise` stops. It needs
     the cache, whose build decodes every song.
     """
@@ -50,6 +53,8 @@ class StemData(lightning.LightningDataModule):
         sums: Mapping[str, Sequence[str] | str] | None = None,
         cache: str | Path | None = None,
         storage: str = "half",
+        cache_limit: str | float | None = None,
+        verify: bool = False,
         augment: Mapping[str, Augmentation] | None = None,
         batch_size: int = 4,
         examples_per_song: int = 1,
@@ -63,6 +68,7 @@ class StemData(lightning.LightningDataModule):
         self.csvs = {"train": train, "valid": valid, "test": test}
         self.sums = dict(sums or {})
         self.cache, self.storage = cache, storage
+        self.cache_limit, self.verify = _bytes(cache_limit), verify
         self.augmentations = list((augment or {}).values())
         self.batch_size, self.examples_per_song = batch_size, examples_per_song
         cores = len(os.sched_getaffinity(0))
@@ -72,8 +78,10 @@ class StemData(lightning.LightningDataModule):
         self._indexes: dict[str, Index] = {}
         self._songs: dict[str, list[Song]] = {}
         self._magnitudes: Pool | None = None
+        self._counted = True  # whether what this rank validates is not another's as well
         self._resumed: int | None = None  # examples that were shown, of all ranks, as a checkpoint says
         self._origin = (0, 0)  # the run's batches, and the examples shown with them, when the loader was made
+        self._crops: RandomCrops | None = None
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -81,6 +89,8 @@ class StemData(lightning.LightningDataModule):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"data.{name}={value!r} is not a whole number from {least} on.")
+        if not isinstance(self.verify, bool):
+            raise UserError(f"data.verify={self.verify!r} is not true or false.")
         if self.on_error not in ON_ERROR:
             raise UserError(f"data.on_error={self.on_error!r} is not one of {', '.join(ON_ERROR)}.")
         if self.on_error == "skip" and self.cache is None:
@@ -142,16 +152,32 @@ class StemData(lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Builds what is missing in the cache. Runs once per machine."""
-        for split in ("train", "valid"):
-            self.songs(split)
+        songs = self._songs_to_learn()
         source = self.source
         if isinstance(source, Cache):
-            self._build(source)
+            self._build(source, songs)
+
+    def build_cache(self, part: int, parts: int) -> tuple[int, int]:
+        """Builds share `part`, from 0 on, of `parts`; returns how many entries are there then, and of how many."""
+        cache, songs = self.source, self._songs_to_learn()
+        if not isinstance(cache, Cache):
+            raise UserError("data.cache=null: there is no cache to build. Set data.cache to a folder.")
+        self._build(cache, songs, part, parts)
+        paths = self.entries()
+        return sum(path.exists() for path in paths), len(paths)
+
+    def entries(self) -> set[Path]:
+        """The entries of the cache that training reads, whether they are there or not; none if there is no cache."""
+        cache, songs = self.source, self._songs_to_learn()
+        if not isinstance(cache, Cache):
+            return set()
+        return {cache.path(signal) for split, song in songs for signal in self._needed(song, split)}
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
             self._say_short()
-        if isinstance(self.source, Cache):
+        # With on_error=raise the build has raised: what is gone by now, its first reader computes.
+        if isinstance(self.source, Cache) and self.on_error == "skip":
             self._leave_out_missing(self.source)
 
     @property
@@ -167,10 +193,15 @@ class StemData(lightning.LightningDataModule):
         summed = split == "train" and storage.by_name(self.storage).has_phase and self.complete
         return song.stems if summed else (song.mixture, *song.stems)
 
-    def _build(self, cache: Cache) -> None:
-        songs = [(split, song) for split in ("train", "valid") for song in self.songs(split)]
+    def _songs_to_learn(self) -> list[tuple[str, Song]]:
+        return [(split, song) for split in ("train", "valid") for song in self.songs(split)]
+
+    def _build(self, cache: Cache, songs: Sequence[tuple[str, Song]], part: int = 0, parts: int = 1) -> None:
         lengths = {signal: song.seconds for split, song in songs for signal in self._needed(song, split)}
-        failed = cache.build(lengths)
+        if self.cache_limit is not None:
+            cache.make_room(lengths, self.cache_limit)
+        look = cache_entry.check if self.verify else cache_entry.look
+        failed = cache.build(cache.share(lengths, part, parts), look=look)
         broken = [
             f"{split}: {song.name}: {failed[signal]}"
             for split, song in songs
@@ -217,6 +248,7 @@ class StemData(lightning.LightningDataModule):
         songs, (rank, ranks) = self.songs("train"), self._ranks()
         pool = Pool(self._packed_size(), self.num_workers)
         crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed, pool)
+        self._crops = crops
         step = self.batch_size * ranks
         shown = self._batches() * step if self._resumed is None else self._resumed
         self._origin = self._batches(), shown
@@ -238,15 +270,19 @@ class StemData(lightning.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict["shown"]
 
+    def read_by(self, process: int) -> str | None:
+        """The song that a worker of the training's loader read last, dead or alive; None if there is no such worker."""
+        number = self._crops.whereabouts.of(process) if self._crops else None
+        return None if self._crops is None or number is None else self._crops.songs[number].name
+
     def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
-        """Fixed crops for the loss, and whole songs for the SDR."""
+        """Fixed crops for the loss, and whole songs for the SDR.
+
+        All ranks must take part: one for which no song is left does the first one again, and `counted` is false.
+        """
         songs, (rank, ranks) = self.songs("valid"), self._ranks()
-        if len(songs) < ranks:
-            raise UserError(
-                f"data.valid: {len(songs)} songs for {ranks} processes, each needs one. "
-                "Add songs, or lower trainer.devices."
-            )
-        share = examples.EveryNth(len(songs), rank, ranks)
+        self._counted = rank < len(songs)
+        share = examples.EveryNth(len(songs), rank if self._counted else 0, ranks)
         crops = self._loader(examples.FixedCrops(songs, self.source), share, self.batch_size)
         return [crops, self._loader(examples.WholeSongs(songs, self.spectrogram), share, None)]
 
@@ -254,7 +290,7 @@ class StemData(lightning.LightningDataModule):
         """Magnitudes in float32 from what a loader handed over, on the device."""
         if self._magnitudes is None:
             self._magnitudes = Pool(4 * self._numbers())
-        return examples.unpacked(batch, self.source, self._magnitudes)
+        return {**examples.unpacked(batch, self.source, self._magnitudes), "counted": self._counted}
 
     def _numbers(self) -> int:
         """Magnitudes in a batch."""
@@ -274,7 +310,7 @@ class StemData(lightning.LightningDataModule):
             num_workers=workers,
             collate_fn=_as_is,  # the data sets make whole batches
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=_leave_signals,
             # A loader draws a seed; from the global generator, dropout after a resume would draw otherwise.
             generator=torch.Generator(),
             **options,
@@ -284,10 +320,21 @@ class StemData(lightning.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
+def _bytes(limit: str | float | None) -> int | None:
+    try:
+        return None if limit is None else cache_folder.parse_size(limit)
+    except (TypeError, ValueError):
+        raise UserError(f"data.cache_limit={limit!r} is not a size. Write 50G, 800M or a number of bytes.") from None
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of a command; only the first of them knows what to do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals(_: int) -> None:
+    """Ctrl-C reaches every process of a command, and SLURM's signals those of a job; the first of them saves.
+
+    It needs its workers for the step at hand. They end with it.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

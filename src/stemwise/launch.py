@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import stemwise
-from stemwise import runs
+from stemwise import grammar, runs
 from stemwise.errors import UserError
 
 _PACKAGE = Path(stemwise.__file__).parent
@@ -100,18 +101,38 @@ def run(command: Callable[[], Any]) -> int:
     return 0
 
 
+def given() -> list[str]:
+    """What the command line says of the config: overrides of its keys, and where else configs lie."""
+    hydra = HydraConfig.get()
+    dirs = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    searched = [text for text in hydra.overrides.hydra if "hydra.searchpath=" in text]
+    searched += [
+        f"hydra.searchpath=[{grammar.text(f'file://{Path(path).absolute()}')}]" for path in dirs if not searched
+    ]
+    return [*hydra.overrides.task, *searched]
+
+
 def plain(node: Any) -> Any:
     """A config node as plain lists and dictionaries, all references resolved."""
     return OmegaConf.to_container(node, resolve=True)
 
 
 def quiet_lightning() -> None:
-    """Leaves the terminal to our own lines: no advertisements, and no warnings that are wrong here."""
+    """Leaves the terminal to our own lines: no advertisements, and no warnings that are wrong here.
+
+    What all ranks do, the first one says.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        logging.getLogger("stemwise").setLevel(logging.WARNING)
     # Steps are counted across epochs, so an epoch may well be shorter than the logging interval.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
     # The sampler goes on behind what was shown, which Lightning cannot see; and a run has one folder.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # What is logged at the end of a validation has been summed over the ranks.
+    warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
     # Lightning's own use of torch; nothing that a user could change.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")

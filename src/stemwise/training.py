@@ -1,7 +1,8 @@
 """The LightningModule: Spleeter's L1 loss on magnitudes, and the SDR of whole validation songs.
 
 What it logs: `train/loss` and `val/loss` (summed over stems), `train/<stem>` and `val/<stem>`, and `sdr/mean`
-and `sdr/<stem>` in dB. Axes: B batch, S stem, C channel, T frame, F bin, N sample.
+and `sdr/<stem>` in dB. `faults` adds `train/grad_norm` and `train/nonfinite`.
+Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +35,11 @@ class SeparatorTraining(lightning.LightningModule):
     compiled for longer than it takes.
 
     `facts` are plain values that go with the model wherever it is saved, such as which columns its stems are.
+
+    `update_skipped` is whether the update of the current step was not made (`faults.NonFinite`).
     """
+
+    update_skipped = False
 
     def __init__(
         self,
@@ -95,13 +100,14 @@ class SeparatorTraining(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], _: int, dataloader_idx: int = CROPS) -> None:
         if dataloader_idx == CROPS:
-            count = len(batch["stems"])
+            count = len(batch["stems"]) * batch.get("counted", True)
             self._sums[CROPS, 0] += count * losses(self.separator, batch["mixture"], batch["stems"])
             self._sums[CROPS, 1] += count
             return
-        scores = metrics.usdr(batch["stems"], self.separator.separate(batch["mixture"]))
-        self._sums[SONGS, 0] += scores.nan_to_num(nan=0.0)
-        self._sums[SONGS, 1] += ~scores.isnan()
+        if batch.get("counted", True):
+            scores = metrics.usdr(batch["stems"], self.separator.separate(batch["mixture"]))
+            self._sums[SONGS, 0] += scores.nan_to_num(nan=0.0)
+            self._sums[SONGS, 1] += ~scores.isnan()
 
     def on_validation_epoch_end(self) -> None:
         # Each rank has its share of the songs, some one more; silent references count for none. Lightning's own mean

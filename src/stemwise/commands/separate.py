@@ -176,11 +176,11 @@ def _import_libraries() -> None:
     Nothing of it is garbage. Python would look for some as it imports and once more as it exits, for 0.2 s.
     """
     gc.disable()
-    from stemwise import allocator, model_file, pretrained, separation  # noqa: F401
+    from stemwise import model_file, pretrained, process, separation  # noqa: F401
 
     gc.freeze()
     gc.enable()
-    allocator.keep_freed_memory()
+    process.prepare()
 
 
 def _form(options: argparse.Namespace) -> "Format":

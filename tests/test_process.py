@@ -6,9 +6,9 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from stemwise import allocator
+from stemwise import process
 if sys.argv[1:]:
-    allocator.keep_freed_memory()
+    process.keep_freed_memory()
 def step():  # tensors of 40 to 100 MB, as many at once as a training step has
     held = [torch.ones(5_000_000 * (2 + number % 4)) for number in range(8)]
 for _ in range(8):
@@ -32,8 +32,18 @@ def test_freed_memory_is_used_again():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from stemwise import allocator
+    from stemwise import process
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: pytest.fail("was asked"))
-    allocator.keep_freed_memory()
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda _: pytest.fail("was asked"))
+    process.keep_freed_memory()
+
+
+def test_what_is_too_small_becomes_zero_in_every_thread():
+    """Also in the threads that torch starts for a large tensor."""
+    code = (
+        "import torch; from stemwise import process; process.prepare(); torch.set_num_threads(2);"
+        "tiny = torch.full((4_000_000,), 1e-38) * 0.1; print(int(tiny.count_nonzero()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
