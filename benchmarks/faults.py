@@ -1,4 +1,4 @@
-"""Injects faults into real runs and says what was lost: `python benchmarks/faults.py`. Takes ten minutes.
+"""Injects faults into real runs and says what was lost: `python benchmarks/faults.py`. Takes half an hour.
 
 Every fault is done to the real command, in processes of its own, on songs of noise and a network that trains in
 seconds. A run that goes on after a fault must end as the run without it: last checkpoint and model bit for bit, and the
