@@ -197,6 +197,23 @@ def test_a_hundred_steps_have_the_plain_losses(output, encoder, decoder, normali
     assert sum(expected[-10:]) < 0.9 * sum(expected[:10])  # and they are a curve
 
 
+def test_numbers_that_are_flushed_to_zero_do_not_show():
+    """Where there are some: of the mixtures' values most are below float32's full precision."""
+    model, examples = separator(), batches(STEPS)
+    for batch in examples:
+        faint = torch.rand_like(batch["mixture"]) < 0.6
+        batch["mixture"][faint] *= 1e-39
+        batch["stems"][faint.unsqueeze(1).expand_as(batch["stems"])] *= 1e-39
+    expected = trained(model, examples)[0].losses
+    torch.set_flush_denormal(True)  # as process.prepare does
+    try:
+        assert int((examples[0]["mixture"] * 1.0).count_nonzero()) < int(examples[0]["mixture"].numel() * 0.6)
+        found = trained(model, examples)[0].losses
+    finally:
+        torch.set_flush_denormal(False)
+    assert distance(found, expected) < 1e-5
+
+
 def test_bfloat16_has_nearly_the_losses_of_float32():
     model, examples = separator(), batches(STEPS)
     expected = trained(model, examples)[0].losses
