@@ -123,12 +123,7 @@ class Lines(Callback):
         self._say(trainer, "starts")
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
         now = time.monotonic()
         if now < self.next_line:

@@ -62,12 +62,7 @@ class Watchdog(Callback):
         self._thread.start()
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
         # The first one, with all that starts with it, is not what a step takes.
         self._beat("train", "train" if self._steps else None)
