@@ -105,6 +105,8 @@ def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
     except SystemExit:
         # So Lightning ends on Ctrl-C, with 1.
         sys.exit(130 if trainer.interrupted else 1)
+    finally:
+        workers.end()  # those of a run that failed are still there
 
 
 def _model(cfg: DictConfig, complete: bool) -> tuple[Any, dict[str, Any]]:

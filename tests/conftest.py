@@ -1,6 +1,8 @@
 """Fixtures that more than one test file needs."""
 
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # A long session of test_fuzz.py, see there.
 settings.register_profile("fuzz", max_examples=int(os.environ.get("STEMWISE_FUZZ", "2000")), print_blob=True)
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
 WriteSong = Callable[..., Path]
 
 
@@ -30,6 +34,17 @@ WriteSong = Callable[..., Path]
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What stemwise keeps for its user between commands is not to be touched by tests."""
     os.environ["STEMWISE_CACHE"] = str(tmp_path_factory.mktemp("stemwise-cache"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind():
+    """No process, and no handler of a signal, that a test made in this process, outlives it."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    left = multiprocessing.active_children()
+    assert not left, f"these processes were left: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,14 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from stemwise import workers
 from stemwise.training import SeparatorTraining
@@ -41,14 +45,10 @@ def test_other_errors_are_left_alone() -> None:
 @pytest.mark.parametrize("storage", ["half", "complex"])
 def test_a_worker_that_is_killed_ends_the_run_with_one_message(train, monkeypatch, how, storage):
     step = SeparatorTraining.training_step
-    others = {child.pid for child in multiprocessing.active_children()}  # of other tests
-
-    def ours() -> list[Any]:
-        return [child for child in multiprocessing.active_children() if child.pid not in others]
 
     def kills(self: SeparatorTraining, batch: Any, number: int) -> Any:
         if self.global_step == 2:
-            os.kill(ours()[0].pid, how)
+            os.kill(multiprocessing.active_children()[0].pid, how)
         return step(self, batch, number)
 
     monkeypatch.setattr(SeparatorTraining, "training_step", kills)
@@ -62,4 +62,33 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_message(train, monkeypatc
     assert "last: Song " in done.output
     assert "data.num_workers" in done.output
     assert "Traceback" not in done.output
-    assert not ours()
+
+
+LEFT = """
+import signal, sys
+from torch.utils.data import DataLoader
+from stemwise import workers
+loader = iter(DataLoader(range(100), num_workers=2, worker_init_fn=workers.leave_signals))
+next(loader)
+print(*(worker.pid for worker in loader._workers))
+sys.exit(3)
+"""
+
+
+def test_workers_that_are_left_do_not_keep_a_program_from_its_end():
+    """They ignore the SIGTERM by which multiprocessing would end them."""
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3, done.stderr
+    assert not done.stderr
+    for number in done.stdout.split():
+        assert not Path("/proc", number).exists()
+
+
+def test_an_end_leaves_torch_its_look_at_workers_that_die():
+    loader = iter(DataLoader(range(100), num_workers=1, worker_init_fn=workers.leave_signals))
+    next(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    assert callable(before)
+    workers.end(patience=0.1)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    assert not multiprocessing.active_children()

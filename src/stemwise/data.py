@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import cache_entry, cache_folder, examples, index, storage
+from stemwise import cache_entry, cache_folder, examples, index, storage, workers
 from stemwise.augment import Augmentation
 from stemwise.cache import Cache, Direct, Source
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops, Song
 from stemwise.index import Index, Signal
-from stemwise.interrupts import SIGNALS
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
 
@@ -302,15 +300,15 @@ class StemData(lightning.LightningDataModule):
         return examples.packed_size(self.batch_size, len(self.stems), source) if examples.is_packable(source) else 0
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int | None, **options: Any) -> DataLoader[dict[str, Any]]:
-        workers = min(self.num_workers, -(-len(sampler) // (batch_size or 1)))
+        count = min(self.num_workers, -(-len(sampler) // (batch_size or 1)))
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=workers,
+            num_workers=count,
             collate_fn=_as_is,  # the data sets make whole batches
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_signals,
+            worker_init_fn=workers.leave_signals,
             # A loader draws a seed; from the global generator, dropout after a resume would draw otherwise.
             generator=torch.Generator(),
             **options,
@@ -329,12 +327,3 @@ def _bytes(limit: str | float | None) -> int | None:
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _leave_signals(_: int) -> None:
-    """Ctrl-C reaches every process of a command, and SLURM's signals those of a job; the first of them saves.
-
-    It needs its workers for the step at hand. They end with it.
-    """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

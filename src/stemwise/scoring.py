@@ -9,7 +9,6 @@ Axes: S stem, C channel, N sample.
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import re
 import signal
@@ -33,6 +32,7 @@ from stemwise.cache import fingerprint
 from stemwise.errors import UserError
 from stemwise.examples import Song
 from stemwise.separator import Separator
+from stemwise.workers import end as end_workers
 
 METRICS = ("SDR", "SIR", "SAR", "ISR")
 MODEL = "model"
@@ -104,7 +104,7 @@ def evaluate(
         for number, documents in progress.track(results, what="Scoring songs", total=len(jobs)):
             found[number] |= documents
     except KeyboardInterrupt:
-        _end_workers()
+        end_workers()
         raise
     return _scores(songs, found, variants, jobs.model.stems)
 
@@ -416,14 +416,6 @@ def _start_worker(solver: str, _: int) -> None:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(1)
-
-
-def _end_workers() -> None:
-    """Ends the songs that are being scored; their loader would wait five seconds for each."""
-    # torch's handler takes a worker that was ended for one that crashed.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for worker in multiprocessing.active_children():
-        worker.terminate()
 
 
 def _same(item: Any) -> Any:

@@ -1,7 +1,13 @@
-"""A loader's worker that dies, in words."""
+"""The worker processes of a data loader: the signals that are not for them, their end, and one that dies, in words."""
 
+import atexit
+import multiprocessing
 import re
-from collections.abc import Callable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from stemwise.errors import UserError
 
@@ -16,6 +22,46 @@ _ADVICE = {
     "(docker run --shm-size=8g), or set data.num_workers=0",
 }
 _OTHERWISE = "Look at `dmesg`, lower data.num_workers, or set data.num_workers=0, where the cause shows"
+
+
+def leave_signals(_: int = 0) -> None:
+    """To begin a worker with: Ctrl-C reaches every process of a command, and a cluster's signals those of a job.
+
+    Its first process saves, and needs the workers for the step at hand. They end with it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end(patience: float = 1.0) -> None:
+    """Ends the workers of this process, after so many seconds for good.
+
+    Their loader would wait five seconds for each; and multiprocessing, at a program's end, for ever: it sends SIGTERM.
+    """
+    running = [process for process in multiprocessing.active_children() if process.daemon]
+    with _deaths_unseen():
+        for process in running:
+            process.terminate()
+        until = time.monotonic() + patience
+        for process in running:
+            process.join(max(until - time.monotonic(), 0))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+@contextmanager
+def _deaths_unseen() -> Iterator[None]:
+    """torch's handler takes a worker that was ended for one that crashed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+atexit.register(end)
 
 
 def is_death(error: BaseException) -> bool:
