@@ -23,7 +23,7 @@ import report
 import soundfile
 import torch
 
-from stemwise import checkpoints
+from stemwise.running import checkpoints
 
 STEMS = ("vocals", "accompaniment")
 STEPS = 240
@@ -42,7 +42,7 @@ SAVES = """
 import sys, torch
 from pathlib import Path
 from types import SimpleNamespace
-from stemwise.checkpoints import CheckpointFiles, Checkpoints
+from stemwise.running.checkpoints import CheckpointFiles, Checkpoints
 files = CheckpointFiles()
 ours = Checkpoints(Path(sys.argv[1]), files, None)
 trainer = SimpleNamespace(is_global_zero=True, loggers=[])

@@ -37,10 +37,10 @@ import torch
 from torch import Tensor
 
 from stemwise import masks, optimizers, spectrogram
+from stemwise.cache.storage import Half
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
-from stemwise.storage import Half
 from stemwise.unet import UNetSettings
 
 HERE = Path(__file__).resolve().parent
@@ -357,8 +357,8 @@ def _do_without(packages: Mapping[str, Sequence[str]]) -> None:
 
 def _cached(size: Size, work: Path) -> tuple[list[Any], Any]:
     """Songs whose files hold nothing, and a cache that has spectrograms of noise for them."""
-    from stemwise import cache_entry
-    from stemwise.cache import Cache
+    from stemwise.cache import entries
+    from stemwise.cache.store import Cache
     from stemwise.examples import Song
     from stemwise.index import Cell
 
@@ -371,7 +371,7 @@ def _cached(size: Size, work: Path) -> tuple[list[Any], Any]:
             path.write_text(path.name)
             signal = (Cell(path),)
             spectra = torch.randn(2, size.song_frames, size.bins, dtype=torch.complex64)
-            cache_entry.create(cache.path(signal), cache.kind, [Half().encode(spectra).tobytes()])
+            entries.create(cache.path(signal), cache.kind, [Half().encode(spectra).tobytes()])
             signals.append(signal)
         songs.append(Song(str(number), signals[0], tuple(signals[1:]), 60.0))
     return songs, cache

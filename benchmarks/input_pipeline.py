@@ -31,9 +31,10 @@ import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import DataLoader
 
-from stemwise import audio, storage
+from stemwise import audio
 from stemwise.augment import Gain, PitchShift, Polarity, Remix, TimeStretch
-from stemwise.cache import Cache
+from stemwise.cache import storage
+from stemwise.cache.store import Cache
 from stemwise.data import StemData
 from stemwise.datasets import demo
 from stemwise.index import Cell, Signal

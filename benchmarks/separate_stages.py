@@ -20,8 +20,9 @@ from timing import Timing
 from torch import Tensor
 from torch.nn import functional
 
-from stemwise import audio, encoding, separation, spectrogram
-from stemwise.formats import Format
+from stemwise import audio, separation, spectrogram
+from stemwise.codecs import encoding
+from stemwise.codecs.formats import Format
 from stemwise.separator import Separator
 
 STAGES = ("decode", "STFT", "networks", "masks", "inverse", "encode")

@@ -27,7 +27,7 @@ def command(cfg: DictConfig) -> None:
     """Trains what `cfg` describes; see `conf/train.yaml`."""
     import lightning
 
-    from stemwise import interrupts, provenance
+    from stemwise.running import interrupts, provenance
 
     interrupts.before_training()
     process.prepare()
@@ -64,7 +64,8 @@ def _checkpoint(cfg: DictConfig, folder: Path, model: Any) -> Path | None:
 
     `ckpt_path=last` is the newest of the run folder, and must be there; with `resume=auto` it may be.
     """
-    from stemwise import checkpoints, model_file
+    from stemwise import model_file
+    from stemwise.running import checkpoints
 
     path = cfg.ckpt_path
     if path is None and cfg.resume is None:
@@ -88,8 +89,8 @@ def _checkpoint(cfg: DictConfig, folder: Path, model: Any) -> Path | None:
 
 def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
     from stemwise import workers
-    from stemwise.interrupts import Stopped
-    from stemwise.ranks import Ranks
+    from stemwise.running.interrupts import Stopped
+    from stemwise.running.ranks import Ranks
 
     ranks = next(part for part in trainer.callbacks if isinstance(part, Ranks))
     try:
@@ -139,8 +140,8 @@ def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) 
 
 
 def _trainer(cfg: DictConfig, folder: Path) -> Any:
-    from stemwise import checkpoints
-    from stemwise.loggers import guarded
+    from stemwise.running import checkpoints
+    from stemwise.running.loggers import guarded
 
     parts = [guarded(name, partial(instantiate, logger)) for name, logger in (cfg.get("logger") or {}).items()]
     loggers = [logger for logger in parts if logger is not None]
@@ -162,7 +163,7 @@ def _plugins(cfg: DictConfig) -> list[Any]:
     """Lightning's plugins that are asked for, and SLURM's without its own way to save and to queue again."""
     from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-    from stemwise.synchronized import SynchronizedNorms
+    from stemwise.running.synchronized import SynchronizedNorms
 
     asked = instantiate(cfg.trainer.plugins, _convert_="all")
     plugins = asked if isinstance(asked, list) else [asked] if asked else []
@@ -183,7 +184,7 @@ def _callbacks(cfg: DictConfig, folder: Path, files: Any, logged: bool) -> list[
     import torch
     from lightning.pytorch import callbacks as lightnings
 
-    from stemwise import callbacks, checkpoints, faults, interrupts, ranks, watchdog
+    from stemwise.running import callbacks, checkpoints, faults, interrupts, ranks, watchdog
 
     signals = interrupts.Interrupts()
     parts: list[Any] = [signals, ranks.Ranks(), callbacks.RunFolder(folder)]
@@ -210,7 +211,7 @@ def _callbacks(cfg: DictConfig, folder: Path, files: Any, logged: bool) -> list[
 
 def _finish(trainer: Any, module: Any, data: Any, folder: Path) -> None:
     """Judges the weights of the last steps too, and says what to do with the best."""
-    from stemwise import callbacks
+    from stemwise.running import callbacks
 
     judged = next(part for part in trainer.callbacks if isinstance(part, callbacks.RunFolder))
     if judged.validated_at != trainer.global_step:

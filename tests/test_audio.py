@@ -14,7 +14,8 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from stemwise import audio, decoding, resampling
+from stemwise import audio, resampling
+from stemwise.codecs import decoding
 from stemwise.errors import UserError
 
 RATE = 44100

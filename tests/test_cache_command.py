@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY
-from stemwise import __version__, cache, cache_entry
+from stemwise import __version__
+from stemwise.cache import entries, store
 
 CACHE = Path("data/cache")
 
@@ -19,7 +20,7 @@ def build(stemwise, songs: Path):
     """Runs `stemwise cache build` with the keys that the fixture `train` has."""
 
     def run(*arguments: str):
-        cache.forget_files()
+        store.forget_files()
         keys = [
             "data=csv",
             f"data.root={songs}",
@@ -30,12 +31,12 @@ def build(stemwise, songs: Path):
     return run
 
 
-def entries() -> list[Path]:
+def files() -> list[Path]:
     return sorted(CACHE.glob("*/*.stft"))
 
 
 def contents() -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in entries()}
+    return {path: path.read_bytes() for path in files()}
 
 
 def spoil(path: Path) -> None:
@@ -46,7 +47,7 @@ def spoil(path: Path) -> None:
 
 @pytest.fixture
 def no_new_entries(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    return lambda: monkeypatch.setattr(cache.Cache, "compute", None)
+    return lambda: monkeypatch.setattr(store.Cache, "compute", None)
 
 
 # Build
@@ -56,7 +57,7 @@ def test_what_is_built_is_what_training_reads(build, train, no_new_entries) -> N
     done = build("trainer.max_steps=3")  # any key of training, so that one line serves both
     assert done.code == 0, done.output
     assert "data/cache: 25 of 25 spectrograms are there" in done.output
-    assert len(entries()) == 25  # 5 songs, mixture and 4 stems
+    assert len(files()) == 25  # 5 songs, mixture and 4 stems
     assert sorted(path.name for path in Path().iterdir()) == ["data"]  # no run folder
     no_new_entries()
     done = train("trainer.max_steps=1")
@@ -65,7 +66,7 @@ def test_what_is_built_is_what_training_reads(build, train, no_new_entries) -> N
 
 @pytest.mark.parametrize("flag", [["shard={}/3"], ["--shard", "{}/3"], ["--shard={}/3"]], ids=["key", "flag", "flag="])
 def test_shards_make_one_cache(flag: list[str], build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_entry, "now", lambda: 10**9)
+    monkeypatch.setattr(entries, "now", lambda: 10**9)
     assert build().code == 0
     whole = contents()
     shutil.rmtree(CACHE)
@@ -96,10 +97,10 @@ def test_a_limit_that_is_too_small_and_one_that_makes_room(build) -> None:
     assert "data.cache_limit=0.00 GB: " in done.output
     assert "Traceback" not in done.output
     assert build("data.storage=decibel").code == 0
-    others = entries()
+    others = files()
     size = sum(path.stat().st_size for path in others)
     assert build(f"data.cache_limit={int(2.2 * size)}").code == 0
-    assert len(entries()) - 25 < 25
+    assert len(files()) - 25 < 25
     assert build(f"data.cache_limit={10 * size}").code == 0
 
 
@@ -119,7 +120,7 @@ def test_info_says_what_there_is(build, stemwise) -> None:
     build("data.storage=decibel", "spectrogram.bins=32")
     done = stemwise("cache", "info")
     assert done.code == 0, done.output
-    assert f"data/cache: 50 entries, {sum(path.stat().st_size for path in entries()) / 1e9:.2f} GB\n" in done.output
+    assert f"data/cache: 50 entries, {sum(path.stat().st_size for path in files()) / 1e9:.2f} GB\n" in done.output
     known = f"8000 Hz, channels=1, n_fft=256, hop=64, bins={{}} (stemwise {__version__})"
     assert f"25 entries, 0.00 GB, used today: half, {known.format(64)}\n" in done.output
     assert f"25 entries, 0.00 GB, used today: decibel, {known.format(32)}\n" in done.output
@@ -128,7 +129,7 @@ def test_info_says_what_there_is(build, stemwise) -> None:
 
 def test_info_names_what_is_old_broken_or_left(build, stemwise) -> None:
     build()
-    first, second, third, fourth, *_ = entries()
+    first, second, third, fourth, *_ = files()
     first.rename(first.with_suffix(".npy"))
     second.write_bytes(b"")
     page = bytearray(third.read_bytes())
@@ -158,11 +159,11 @@ def test_a_folder_that_is_not_there(command: str, stemwise) -> None:
 
 
 def test_verify_finds_and_training_mends(build, stemwise, train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_entry, "now", lambda: 10**9)
+    monkeypatch.setattr(entries, "now", lambda: 10**9)
     build()
     clean = contents()
     assert stemwise("cache", "verify").code == 0
-    broken = entries()[3]
+    broken = files()[3]
     spoil(broken)
     os.utime(broken, (10**9, 10**9))  # as a disk does it
     done = stemwise("cache", "verify", CACHE)
@@ -174,21 +175,21 @@ def test_verify_finds_and_training_mends(build, stemwise, train, monkeypatch: py
     assert "1 broken, removed" in done.output
     assert clean.keys() - contents().keys() == {broken}
     assert stemwise("cache", "verify", CACHE).code == 0
-    cache.forget_files()
+    store.forget_files()
     assert train("trainer.max_steps=1").code == 0
     assert contents() == clean
 
 
 def test_training_checks_every_byte_if_it_is_told_to(build, train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_entry, "now", lambda: 10**9)
+    monkeypatch.setattr(entries, "now", lambda: 10**9)
     build()
-    clean, broken = contents(), entries()[3]
+    clean, broken = contents(), files()[3]
     spoil(broken)
     os.utime(broken, (10**9, 10**9))
-    cache.forget_files()
+    store.forget_files()
     assert train("trainer.max_steps=1").code == 0
     assert contents() != clean
-    cache.forget_files()
+    store.forget_files()
     done = train("trainer.max_steps=1", "data.verify=true")
     assert done.code == 0
     assert f"{broken}: cache entry is broken (its checksum is wrong); it is computed anew." in done.output
@@ -200,8 +201,8 @@ def test_training_checks_every_byte_if_it_is_told_to(build, train, monkeypatch: 
 
 def test_prune_removes_what_is_of_no_use_and_nothing_else(build, stemwise) -> None:
     build()
-    first, second, *_ = entries()
-    sound = set(entries()) - {first}
+    first, second, *_ = files()
+    sound = set(files()) - {first}
     first.rename(first.with_suffix(".npy"))
     first.with_suffix(".part").touch()
     (CACHE / "notes.txt").write_text("mine")
@@ -219,26 +220,26 @@ def test_prune_removes_what_is_of_no_use_and_nothing_else(build, stemwise) -> No
 
 def test_prune_by_age_and_by_size(build, stemwise) -> None:
     build()
-    made = entries()
+    made = files()
     for days, path in enumerate(made):
-        os.utime(path, (path.stat().st_atime - days * cache_entry.DAY, 10**9))
+        os.utime(path, (path.stat().st_atime - days * entries.DAY, 10**9))
     assert stemwise("cache", "prune", "--older-than", "19.5").code == 0
-    assert entries() == made[:20]
+    assert files() == made[:20]
     assert stemwise("cache", "prune", "--to", sum(path.stat().st_size for path in made[:7])).code == 0
-    assert entries() == made[:7]
+    assert files() == made[:7]
 
 
 def test_prune_what_no_run_of_these_reads(build, train, stemwise) -> None:
     assert train("trainer.max_steps=1").code == 0
-    mine = entries()
+    mine = files()
     build("data.storage=decibel")
-    both = entries()
-    cache.forget_files()
+    both = files()
+    store.forget_files()
     assert stemwise("cache", "prune", CACHE, "--unused-by", "run", "--dry-run").code == 0
-    assert entries() == both
+    assert files() == both
     done = stemwise("cache", "prune", CACHE, "--unused-by", "run")
     assert done.code == 0, done.output
-    assert entries() == mine
+    assert files() == mine
     done = stemwise("cache", "prune", CACHE, "--unused-by", "run", "data")
     assert done.code == 2
     assert "--unused-by data: data/config.yaml cannot be read" in done.output
@@ -246,7 +247,7 @@ def test_prune_what_no_run_of_these_reads(build, train, stemwise) -> None:
     assert stemwise("cache", "prune", "--unused-by", "data").code == 2
     Path("data/config.yaml").write_text("mine: 1")
     assert stemwise("cache", "prune", "--unused-by", "data").code == 2
-    assert entries() == mine
+    assert files() == mine
 
 
 @pytest.mark.parametrize("arguments", ["--to much", "--older-than -1", "--older-than x", "--to"])
@@ -254,7 +255,7 @@ def test_prune_refuses_what_it_does_not_understand(arguments: str, build, stemwi
     build()
     done = stemwise("cache", "prune", *arguments.split())
     assert done.code == 2
-    assert len(entries()) == 25
+    assert len(files()) == 25
 
 
 # Help

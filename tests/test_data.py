@@ -12,8 +12,9 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import cache, index
+from stemwise import index
 from stemwise.augment import Gain, Remix, TimeStretch
+from stemwise.cache import store
 from stemwise.data import StemData
 from stemwise.errors import UserError
 from stemwise.index import Cell, Index
@@ -377,7 +378,7 @@ def test_a_rank_that_finds_no_entries_computes_those_that_it_reads(make: Make, r
     """As on a machine of its own with a folder of its own, where another has built."""
     expected = epoch(started(make()))
     shutil.rmtree(root / "cache")
-    cache.forget_files()
+    store.forget_files()
     found = epoch(started(make(), rank=1, ranks=2)) + epoch(started(make(), rank=0, ranks=2))
     assert {name for batch in found for name in batch["name"]} == {name for batch in expected for name in batch["name"]}
 

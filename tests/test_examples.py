@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from stemwise import examples, signals, spectrogram, storage
+from stemwise import examples, signals, spectrogram
 from stemwise.augment import ChannelSwap, Gain, PitchShift, Polarity, Remix, TimeStretch
-from stemwise.cache import Cache, Direct, Source
+from stemwise.cache import storage
+from stemwise.cache.store import Cache, Direct, Source
 from stemwise.examples import EveryNth, FixedCrops, Order, Place, RandomCrops, Song, WholeSongs
 from stemwise.index import Cell
 from stemwise.sharing import Pool
@@ -496,6 +497,6 @@ def test_a_batch_looks_at_no_entry_twice(
     crops = RandomCrops(songs_in(folder), sources["half"], [], True, seed=0)
     places = list(Order(3, 2, 6, seed=0))
     crops.__getitems__(places)
-    monkeypatch.setattr("stemwise.cache_entry.parse", None)  # a first page is read once
+    monkeypatch.setattr("stemwise.cache.entries.parse", None)  # a first page is read once
     monkeypatch.setattr("stemwise.cache.hashlib", None)  # and a name is made once
     crops.__getitems__(places)

@@ -31,11 +31,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from damage import anything_like, damaged, damaged_json
-from stemwise import cache, index, model_file, provenance, storage
-from stemwise.cache import Cache
+from stemwise import index, model_file
+from stemwise.cache import storage, store
+from stemwise.cache.store import Cache
 from stemwise.errors import UserError
 from stemwise.index import Cell
 from stemwise.masks import MaskRule
+from stemwise.running import provenance
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
 from stemwise.spleeter import archive, checkpoint, recipe, snappy, table, wire
@@ -437,7 +439,7 @@ def entry(
 def test_an_entry_of_the_cache(entry, data):
     made, signal, valid = entry
     made.path(signal).write_bytes(data.draw(anything_like(valid)))
-    cache.forget_files()
+    store.forget_files()
     count = survives(lambda: made.frame_count(signal), made.folder)
     if count is not None:
         assert 0 <= count <= len(valid)

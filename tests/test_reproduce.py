@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY
-from stemwise import grammar, model_file, provenance
+from stemwise import grammar, model_file
 from stemwise.commands import reproduce
-from stemwise.provenance import FILE
+from stemwise.running import provenance
+from stemwise.running.provenance import FILE
 
 RUN = Path("run")
 

@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from stemwise import index, masks, model_file, scoring, spectrogram
-from stemwise.cache import fingerprint
+from stemwise.cache.store import fingerprint
 from stemwise.commands import evaluate
 from stemwise.errors import UserError
 from stemwise.examples import songs as songs_of

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import audio, formats, masks, model_file, separation
+from stemwise import audio, masks, model_file, separation
+from stemwise.codecs import formats
 from stemwise.commands import separate
 
 

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import audio, encoding, separation
+from stemwise import audio, separation
+from stemwise.codecs import encoding
+from stemwise.codecs.formats import Format
 from stemwise.errors import UserError
-from stemwise.formats import Format
 from stemwise.separation import Excerpt, Song, Wish
 from stemwise.separator import Separator
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stemwise import optimizers
-from stemwise.callbacks import EMA
 from stemwise.masks import MaskRule
+from stemwise.running.callbacks import EMA
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining

@@ -15,7 +15,8 @@ import av
 import torch
 from torch import Tensor
 
-from stemwise import decoding, encoding, formats, resampling
+from stemwise import resampling
+from stemwise.codecs import decoding, encoding, formats
 from stemwise.errors import UserError
 
 _ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8, as Python carries them

@@ -10,9 +10,10 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import cache_entry, cache_folder, examples, index, storage, workers
+from stemwise import examples, index, workers
 from stemwise.augment import Augmentation
-from stemwise.cache import Cache, Direct, Source
+from stemwise.cache import entries, storage, upkeep
+from stemwise.cache.store import Cache, Direct, Source
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops, Song
 from stemwise.index import Index, Signal
@@ -198,7 +199,7 @@ class StemData(lightning.LightningDataModule):
         lengths = {signal: song.seconds for split, song in songs for signal in self._needed(song, split)}
         if self.cache_limit is not None:
             cache.make_room(lengths, self.cache_limit)
-        look = cache_entry.check if self.verify else cache_entry.look
+        look = entries.check if self.verify else entries.look
         failed = cache.build(cache.share(lengths, part, parts), look=look)
         broken = [
             f"{split}: {song.name}: {failed[signal]}"
@@ -320,7 +321,7 @@ class StemData(lightning.LightningDataModule):
 
 def _bytes(limit: str | float | None) -> int | None:
     try:
-        return None if limit is None else cache_folder.parse_size(limit)
+        return None if limit is None else upkeep.parse_size(limit)
     except (TypeError, ValueError):
         raise UserError(f"data.cache_limit={limit!r} is not a size. Write 50G, 800M or a number of bytes.") from None
 

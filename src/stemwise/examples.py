@@ -21,11 +21,11 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from stemwise import augment, index, signals
 from stemwise.augment import Augmentation
-from stemwise.cache import Cache, Source
+from stemwise.cache.storage import Complex
+from stemwise.cache.store import Cache, Source
 from stemwise.index import Index, Signal
 from stemwise.sharing import Pool, Whereabouts
 from stemwise.spectrogram import Spectrogram
-from stemwise.storage import Complex
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import stemwise
-from stemwise import grammar, runs
+from stemwise import grammar
 from stemwise.errors import UserError
+from stemwise.running import folder
 
 _PACKAGE = Path(stemwise.__file__).parent
 # Inside the wheel, or beside src/ in a checkout.
 CONF = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
 
-OmegaConf.register_new_resolver("run_folder", runs.folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_folder", folder.folder, use_cache=True, replace=True)
 
 
 def offer_trainer_arguments() -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stemwise import bss_eval, masks, model_file, progress, signals, spectrogram
-from stemwise.cache import fingerprint
+from stemwise.cache.store import fingerprint
 from stemwise.errors import UserError
 from stemwise.examples import Song
 from stemwise.separator import Separator

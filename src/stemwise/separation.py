@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import audio, encoding, formats, progress, resampling
+from stemwise import audio, progress, resampling
+from stemwise.codecs import encoding, formats
+from stemwise.codecs.formats import Format
 from stemwise.errors import UserError
-from stemwise.formats import Format
 from stemwise.separator import Divide, Separator
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from stemwise import cache_entry, cache_folder
-from stemwise.cache_entry import DAY, FORMAT, Kind
-from stemwise.cache_folder import File, gigabytes
+from stemwise.cache import entries, upkeep
+from stemwise.cache.entries import DAY, FORMAT, Kind
+from stemwise.cache.upkeep import File, gigabytes
 from stemwise.errors import UserError
 
 Run = Callable[[argparse.Namespace], int]
@@ -69,7 +69,7 @@ def _days(text: str) -> float:
 
 def _size(text: str) -> int:
     try:
-        return cache_folder.parse_size(text)
+        return upkeep.parse_size(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not a size, such as 50G or 800M") from None
 
@@ -78,7 +78,7 @@ def _size(text: str) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    found = cache_folder.files(options.folder)
+    found = upkeep.files(options.folder)
     entries = [file for file in found if file.header]
     print(f"{options.folder}: {_amount(entries)}")
     for kind in sorted({file.header.kind for file in entries if file.header}, key=str):
@@ -90,7 +90,7 @@ def _info(options: argparse.Namespace) -> int:
     damaged = [file for file in found if file.fault and file.format in (FORMAT, None)]
     if damaged:
         print(f"  {_amount(damaged)} that cannot be read: stemwise cache verify {options.folder} --delete")
-    useless = cache_folder.useless(found)
+    useless = upkeep.useless(found)
     parts = [file for file in found if file.is_part]
     left = [file for file in useless if file.is_part]
     if parts:
@@ -124,14 +124,14 @@ def _ago(files: Iterable[File]) -> str:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    found = cache_folder.files(options.folder)
-    broken = dict(cache_folder.broken(found))
+    found = upkeep.files(options.folder)
+    broken = dict(upkeep.broken(found))
     for path, error in broken.items():
-        print(f"{path}: {cache_folder.reason(error)}")
+        print(f"{path}: {upkeep.reason(error)}")
     if options.delete:
         # Not what only cannot be read: that is no fault of its own.
-        gone = {path for path, error in broken.items() if cache_entry.is_broken(error)}
-        cache_folder.remove(file for file in found if file.path in gone)
+        gone = {path for path, error in broken.items() if entries.is_broken(error)}
+        upkeep.remove(file for file in found if file.path in gone)
     print(f"{options.folder}: {_verdict(len(broken), options)}", file=sys.stderr)
     return 1 if broken else 0
 
@@ -143,18 +143,18 @@ def _verdict(broken: int, options: argparse.Namespace) -> str:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    found = cache_folder.files(options.folder)
-    gone = {file.path: file for file in cache_folder.useless(found)}
+    found = upkeep.files(options.folder)
+    gone = {file.path: file for file in upkeep.useless(found)}
     if options.older_than is not None:
-        gone |= {file.path: file for file in cache_folder.unused_for(found, options.older_than)}
+        gone |= {file.path: file for file in upkeep.unused_for(found, options.older_than)}
     if options.unused_by:
         used = _used_by(options.unused_by)
         gone |= {file.path: file for file in found if file.header and file.path.name not in used}
     left = [file for file in found if file.path not in gone]
     if options.to is not None:
-        gone |= {file.path: file for file in cache_folder.beyond(left, options.to)}
+        gone |= {file.path: file for file in upkeep.beyond(left, options.to)}
     if not options.dry_run:
-        cache_folder.remove(gone.values())
+        upkeep.remove(gone.values())
     done = "would go" if options.dry_run else "removed"
     stay = [file for file in found if file.path not in gone]
     print(f"{options.folder}: {len(gone)} files {done} ({gigabytes(_bytes(gone.values()))}), {_amount(stay)} stay")

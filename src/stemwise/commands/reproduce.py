@@ -18,7 +18,7 @@ from stemwise.errors import UserError
 
 if TYPE_CHECKING:
     from stemwise.index import Index
-    from stemwise.provenance import Difference, File, Record, Split, Start
+    from stemwise.running.provenance import Difference, File, Record, Split, Start
 
 DATASETS = ("folders", "mir1k", "musdb18")  # `demo` would compose its songs; its config says what they are
 LISTED = 50  # differences of a kind; songs on another disk are all of them
@@ -46,7 +46,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def run(options: argparse.Namespace) -> int:
-    from stemwise import grammar, machine, provenance
+    from stemwise import grammar
+    from stemwise.running import machine, provenance
 
     record = provenance.read(options.folder)
     first, last = record.starts[0], record.starts[-1]
@@ -124,7 +125,7 @@ def _config_changes(
     then: Mapping[str, Any], now: Mapping[str, Any], given: set[str]
 ) -> tuple[dict[str, Any], list["Difference"]]:
     """Values that the command must name because today's defaults are others, and all differences."""
-    from stemwise import machine
+    from stemwise.running import machine
 
     old, new = machine.flat(then), machine.flat(now)
     restored, found = {}, []
@@ -149,7 +150,7 @@ def _of(key: str, names: Sequence[str]) -> bool:
 
 def _between_starts(record: "Record") -> list["Difference"]:
     """What changed while the run was going on, so that no single command makes it."""
-    from stemwise import machine, provenance
+    from stemwise.running import machine, provenance
 
     first, count, found = record.starts[0], len(record.starts), []
     if "ckpt_path=last" in first.overrides:
@@ -171,7 +172,7 @@ def _between_starts(record: "Record") -> list["Difference"]:
 
 def _songs(record: "Record", config: Mapping[str, Any], directory: Path) -> list["Difference"]:
     """What happened to the songs and to the files that the config names."""
-    from stemwise import provenance
+    from stemwise.running import provenance
 
     data, found, now = config.get("data") or {}, [], {}
     for split, then in record.index.items():
@@ -190,7 +191,7 @@ def _songs(record: "Record", config: Mapping[str, Any], directory: Path) -> list
 
 def _with_files(then: "Split", now: "Split", root: str) -> "Split":
     """`now`, with the content of those files of `then` that are still there."""
-    from stemwise import provenance
+    from stemwise.running import provenance
 
     there: dict[str, File] = {name: file for name, file in then.files.items() if Path(root, name).is_file()}
     kept = provenance.Split(now.source, root, now.songs, there)
@@ -241,6 +242,6 @@ def _listed(heading: str, found: Sequence["Difference"]) -> list[str]:
 
 
 def _difference(what: str, then: object, now: object, changes_results: bool) -> "Difference":
-    from stemwise.provenance import Difference
+    from stemwise.running.provenance import Difference
 
     return Difference(what, str(then), str(now), changes_results)

@@ -21,7 +21,7 @@ from stemwise import naming
 from stemwise.errors import UserError, raise_all
 
 if TYPE_CHECKING:
-    from stemwise.formats import Format
+    from stemwise.codecs.formats import Format
     from stemwise.separation import Wish
     from stemwise.separator import Separator
 
@@ -184,7 +184,7 @@ def _import_libraries() -> None:
 
 
 def _form(options: argparse.Namespace) -> "Format":
-    from stemwise import formats
+    from stemwise.codecs import formats
 
     bitrate = None if options.bitrate is None else formats.bitrate(options.bitrate)
     depth = options.bit_depth

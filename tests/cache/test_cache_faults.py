@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stemwise import cache
+from stemwise.cache import store
 from stemwise.training import SeparatorTraining
 
 CACHE = Path("data/cache")
@@ -67,7 +67,7 @@ def test_a_run_whose_cache_is_damaged_is_the_run_without_it(workers: int, train,
     clean = weights()
     for name, fault in FAULTS.items():
         shutil.rmtree("run")
-        cache.forget_files()
+        store.forget_files()
         after_step_3(fault)
         done = train(*keys)
         assert done.code == 0, (name, done.output)
@@ -107,7 +107,7 @@ def change_songs() -> None:
 def test_songs_that_are_gone_end_a_run_with_one_message(
     fault: Callable[[], object], message: str, workers: int, train, own_songs, after_step_3
 ) -> None:
-    cache.forget_files()
+    store.forget_files()
     after_step_3(fault)
     done = train(*STEPS, *own_songs, f"data.num_workers={workers}")
     assert done.code == 2, done.output
@@ -118,7 +118,7 @@ def test_songs_that_are_gone_end_a_run_with_one_message(
 
 
 def test_songs_that_are_gone_do_not_end_a_run_that_does_not_need_them(train, own_songs, after_step_3) -> None:
-    cache.forget_files()
+    store.forget_files()
     after_step_3(remove_songs)
     done = train(*STEPS, *own_songs, "trainer.limit_val_batches=0")
     assert done.code == 0, done.output

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stemwise import contents, machine
 from stemwise.errors import UserError
 from stemwise.index import MIXTURE, Cell, Index
+from stemwise.running import contents, machine
 
 log = logging.getLogger(__name__)
 

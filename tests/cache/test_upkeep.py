@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stemwise import cache_entry, cache_folder
-from stemwise.cache_entry import DAY, FORMAT, Kind
-from stemwise.cache_folder import File
+from stemwise.cache import entries, upkeep
+from stemwise.cache.entries import DAY, FORMAT, Kind
+from stemwise.cache.upkeep import File
 from stemwise.errors import UserError
 
 KIND = Kind("0.1.0", "half", 44100, 2, 4096, 1024, 1024, record=50)
@@ -25,8 +25,8 @@ def entry(folder: Path, number: int, size: int = 100, days: float = 0.0) -> Path
     path = folder / name(number)[:2] / f"{name(number)}.stft"
     then = time.time() - days * DAY
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_entry, "now", lambda: int(then))
-        cache_entry.create(path, KIND, [bytes([number]) * size])
+        patch.setattr(entries, "now", lambda: int(then))
+        entries.create(path, KIND, [bytes([number]) * size])
     os.utime(path, ns=(int(then * 1e9), path.stat().st_mtime_ns))
     return path
 
@@ -65,9 +65,9 @@ def everything(folder: Path) -> set[Path]:
 
 
 def test_only_what_is_called_as_an_entry_is_looked_at(folder: Path) -> None:
-    assert cache_folder.files(folder) == []
+    assert upkeep.files(folder) == []
     made = {entry(folder, number) for number in range(5)}
-    assert {file.path for file in cache_folder.files(folder)} == made
+    assert {file.path for file in upkeep.files(folder)} == made
 
 
 def test_a_file_is_what_its_page_says(folder: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_file_is_what_its_page_says(folder: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:50])
     part = sound.with_suffix(".part")
     part.write_bytes(b"half")
-    found = {file.path: file for file in cache_folder.files(folder)}
+    found = {file.path: file for file in upkeep.files(folder)}
     assert {path: file.format for path, file in found.items()} == {
         sound: FORMAT,
         old: 1,
@@ -95,15 +95,15 @@ def test_a_file_is_what_its_page_says(folder: Path) -> None:
 def test_to_look_is_not_to_use(folder: Path) -> None:
     path = entry(folder, 1, days=10)
     for _ in range(2):
-        (found,) = cache_folder.files(folder)
+        (found,) = upkeep.files(folder)
         assert found.used == pytest.approx(time.time() - 10 * DAY, abs=60)
-        assert list(cache_folder.broken([found])) == []
+        assert list(upkeep.broken([found])) == []
     assert path.exists()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone: no such folder.*data\.cache"):
-        cache_folder.files(tmp_path / "gone")
+        upkeep.files(tmp_path / "gone")
 
 
 def test_what_is_removed_meanwhile_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_what_is_removed_meanwhile_is_not_there(folder: Path, monkeypatch: pytes
         return found
 
     monkeypatch.setattr(os, "scandir", slowly)
-    assert {file.path for file in cache_folder.files(folder)} == {made[0], made[2]}
+    assert {file.path for file in upkeep.files(folder)} == {made[0], made[2]}
 
 
 # What is broken.
@@ -131,15 +131,15 @@ def test_broken_entries_are_found_and_others_are_not(folder: Path) -> None:
     os.truncate(made[3], 5000)
     newer(made[4], FORMAT + 1)
     made[5].with_suffix(".part").write_bytes(b"half")
-    broken = dict(cache_folder.broken(cache_folder.files(folder)))
+    broken = dict(upkeep.broken(upkeep.files(folder)))
     assert set(broken) == set(made[1:4])
-    assert cache_folder.reason(broken[made[1]]) == "its checksum is wrong"
+    assert upkeep.reason(broken[made[1]]) == "its checksum is wrong"
 
 
 def test_an_entry_that_cannot_be_read_is_not_removed_for_it(folder: Path) -> None:
     path = entry(folder, 1)
     with pytest.raises(UserError, match=r"cannot be read \(Too many open files"):
-        cache_folder.remove_broken({path: OSError(24, "Too many open files")})
+        upkeep.remove_broken({path: OSError(24, "Too many open files")})
     assert path.exists()
 
 
@@ -154,16 +154,16 @@ def test_useless_is_what_no_stemwise_reads_or_writes_any_more(folder: Path) -> N
     left.touch()
     with held.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        gone = cache_folder.useless(cache_folder.files(folder))
+        gone = upkeep.useless(upkeep.files(folder))
         assert {file.path for file in gone} == {old, left}
         before = everything(folder)
-        cache_folder.remove([*gone, *gone, *(file for file in cache_folder.files(folder) if file.path == held)])
+        upkeep.remove([*gone, *gone, *(file for file in upkeep.files(folder) if file.path == held)])
         assert before - everything(folder) == {old, left}
 
 
 def test_unused_is_what_no_run_needed_for_so_long(folder: Path) -> None:
     made = [entry(folder, days, days=days) for days in range(6)]
-    gone = cache_folder.unused_for(cache_folder.files(folder), 2.5)
+    gone = upkeep.unused_for(upkeep.files(folder), 2.5)
     assert {file.path for file in gone} == set(made[3:])
 
 
@@ -174,7 +174,7 @@ def test_down_to_a_size_the_least_recently_used_go_first() -> None:
         found = [File(Path(f"{n}.stft"), draws.randrange(1, 50), used, FORMAT) for n, used in enumerate(times)]
         keep = {file.path for file in found if draws.random() < 0.2}
         limit = draws.randrange(0, 400)
-        gone = cache_folder.beyond(found, limit, keep)
+        gone = upkeep.beyond(found, limit, keep)
         stay = [file for file in found if file not in gone]
         free = [file for file in stay if file.path not in keep]
         assert not {file.path for file in gone} & keep
@@ -187,14 +187,14 @@ def test_down_to_a_size_the_least_recently_used_go_first() -> None:
 def test_room_is_made_of_what_others_used(folder: Path) -> None:
     made = [entry(folder, number, 10_000, days=number) for number in range(4)]
     size = made[0].stat().st_size
-    cache_folder.make_room(folder, 4 * size, 0, made[:1])
+    upkeep.make_room(folder, 4 * size, 0, made[:1])
     assert all(path.exists() for path in made)
-    cache_folder.make_room(folder, 4 * size, 2 * size, [made[3]])
+    upkeep.make_room(folder, 4 * size, 2 * size, [made[3]])
     assert [path.exists() for path in made] == [True, False, False, True]
     with pytest.raises(UserError, match=r"data\.cache_limit=0\.00 GB: .*Raise the limit, or set data\.cache=null"):
-        cache_folder.make_room(folder, 4 * size, 4 * size, [made[3]])
+        upkeep.make_room(folder, 4 * size, 4 * size, [made[3]])
     assert [path.exists() for path in made] == [True, False, False, True]
-    cache_folder.make_room(folder / "not there", size, size, [])
+    upkeep.make_room(folder / "not there", size, size, [])
 
 
 @pytest.mark.parametrize(
@@ -210,10 +210,10 @@ def test_room_is_made_of_what_others_used(folder: Path) -> None:
     ],
 )
 def test_sizes(text: str | float, size: float) -> None:
-    assert cache_folder.parse_size(text) == size
+    assert upkeep.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1", "50X", "50 G B", "nan", "inf", "1e30", "0", 0, -5, True, float("nan")])
 def test_what_is_no_size(text: str | float) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
-        cache_folder.parse_size(text)
+        upkeep.parse_size(text)

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import stemwise
-from stemwise import replay
 from stemwise.errors import UserError
 from stemwise.examples import Origin
+from stemwise.running import replay
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
 
@@ -190,7 +190,7 @@ class NonFinite(Callback):
         bundle = self.folder / FOLDER / f"step_{trainer.global_step + 1}"
         if trainer.world_size > 1:
             bundle = bundle.with_name(f"{bundle.name}_rank_{trainer.global_rank}")
-        kept = f"python -m stemwise.replay {bundle if fault else bundle.with_name(f'{bundle.name[:-1]}R')}"
+        kept = f"python -m stemwise.running.replay {bundle if fault else bundle.with_name(f'{bundle.name[:-1]}R')}"
         if fault is not None:
             try:
                 replay.write(bundle, module.separator, fault.seen, self._facts(trainer, module, fault))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import stemwise
-from stemwise import machine
+from stemwise.running import machine
 
 
 @pytest.fixture

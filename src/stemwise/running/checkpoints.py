@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stemwise.errors import UserError
-from stemwise.interrupts import Interrupts, Stopped
+from stemwise.running.interrupts import Interrupts, Stopped
 
 log = logging.getLogger(__name__)
 

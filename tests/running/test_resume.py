@@ -15,10 +15,11 @@ import torch
 from omegaconf import OmegaConf
 
 from conftest import TINY
-from stemwise import checkpoints, checks, interrupts, model_file, runs
-from stemwise.checkpoints import CheckpointFiles
+from stemwise import checks, model_file
 from stemwise.data import StemData
 from stemwise.errors import UserError
+from stemwise.running import checkpoints, folder, interrupts
+from stemwise.running.checkpoints import CheckpointFiles
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
 
@@ -228,19 +229,19 @@ def test_auto_begins_a_run_and_goes_on_with_that_of_the_same_overrides(train, mo
 
 def test_the_processes_of_a_job_have_one_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert runs.folder(None, [], "runs", "now") == "runs/now"
+    assert folder.folder(None, [], "runs", "now") == "runs/now"
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"hydra.run.dir=runs/NAME"):
-        runs.folder(None, [], "runs", "now")
+        folder.folder(None, [], "runs", "now")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
-    assert runs.folder(None, [], "runs", "now") == "runs/mine"
+    assert folder.folder(None, [], "runs", "now") == "runs/mine"
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert runs.folder(None, [], "runs", "now") == "runs/slurm-12"
+    assert folder.folder(None, [], "runs", "now") == "runs/slurm-12"
     monkeypatch.setenv("SLURM_STEP_ID", "1")  # the second srun of a job
-    assert runs.folder(None, [], "runs", "now") == "runs/slurm-12-1"
+    assert folder.folder(None, [], "runs", "now") == "runs/slurm-12-1"
     monkeypatch.setenv("SLURM_NTASKS", "1")  # one task, which is torchrun
-    assert runs.folder(None, [], "runs", "now") == "runs/slurm-12-1"
+    assert folder.folder(None, [], "runs", "now") == "runs/slurm-12-1"
 
 
 def test_torchrun_in_a_job_of_slurm_numbers_the_ranks(monkeypatch):
@@ -391,7 +392,7 @@ SAVES = """
 import sys, torch
 from pathlib import Path
 from types import SimpleNamespace
-from stemwise.checkpoints import CheckpointFiles, Checkpoints
+from stemwise.running.checkpoints import CheckpointFiles, Checkpoints
 run = Path(sys.argv[1])
 files = CheckpointFiles()
 ours = Checkpoints(run, files, None)

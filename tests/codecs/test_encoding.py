@@ -18,10 +18,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemwise import audio, encoding, formats
-from stemwise.encoding import Writer
+from stemwise import audio
+from stemwise.codecs import encoding, formats
+from stemwise.codecs.encoding import Writer
+from stemwise.codecs.formats import CODECS, Format
 from stemwise.errors import UserError
-from stemwise.formats import CODECS, Format
 
 LOSSY = ("mp3", "ogg", "m4a", "opus")
 RATES = dict.fromkeys(CODECS, 44100) | {"opus": 48000}

@@ -1,4 +1,4 @@
-"""A batch that gave a number that is not finite, as a folder, and its replay: `python -m stemwise.replay FOLDER`.
+"""A batch that gave a number that is not finite, in a folder, and again: `python -m stemwise.running.replay FOLDER`.
 
 The folder has three files, none of them a pickle:
 
@@ -129,7 +129,8 @@ def _precision(name: str, device: torch.device) -> Iterator[None]:
 
 def main() -> int:
     """Exit code 0 if the fault shows again, 1 if it does not."""
-    parser = argparse.ArgumentParser(prog="python -m stemwise.replay", description=(__doc__ or "").splitlines()[0])
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m stemwise.running.replay", description=about)
     parser.add_argument("folder", type=Path, help="a fault that a run left: runs/RUN/faults/step_17")
     parser.add_argument("--device", help="cpu, cuda; that of the run if left out")
     options = parser.parse_args()

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stemwise import __version__, audio, cache_entry, cache_folder, progress, signals, spectrogram
-from stemwise.cache_entry import FORMAT, SUFFIX, Entry, Kind
-from stemwise.cache_folder import Look, gigabytes, reason
+from stemwise import __version__, audio, progress, signals, spectrogram
+from stemwise.cache import entries, upkeep
+from stemwise.cache.entries import FORMAT, SUFFIX, Entry, Kind
+from stemwise.cache.storage import Decibel, Storage
+from stemwise.cache.upkeep import Look, gigabytes, reason
 from stemwise.errors import UserError
 from stemwise.index import Signal
 from stemwise.spectrogram import Spectrogram
-from stemwise.storage import Decibel, Storage
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Cache:
                     raise self._unreadable(signal, again) from None
         return _seen[path]
 
-    def _look(self, path: Path, look: Look = cache_entry.look) -> Entry:
+    def _look(self, path: Path, look: Look = entries.look) -> Entry:
         found = look(path)
         if found.header.kind != self.kind:
             raise ValueError(f"it is of another kind, {found.header.kind}")
@@ -130,7 +131,7 @@ class Cache:
         """Computes an entry anew while others may read it, or do the same."""
         path, why = self.path(signal), reason(error)
         try:
-            if cache_entry.is_broken(error):
+            if entries.is_broken(error):
                 path.unlink(missing_ok=True)
             self.compute(signal)
         except UserError as problem:
@@ -152,7 +153,7 @@ class Cache:
 
     def compute(self, signal: Signal) -> None:
         """Writes the entry of `signal` if it is not there. Raises `OSError`, and `UserError` about the songs."""
-        cache_entry.create(self.path(signal), self.kind, self._pieces(signal))
+        entries.create(self.path(signal), self.kind, self._pieces(signal))
 
     def _pieces(self, signal: Signal) -> Iterator[bytes]:
         """The records of the whole signal."""
@@ -169,11 +170,11 @@ class Cache:
             raise UserError(f"{_names(signal)}: changed since this run began. Leave songs alone while it runs.")
 
     def build(
-        self, lengths: Mapping[Signal, float], workers: int | None = None, look: Look = cache_entry.look
+        self, lengths: Mapping[Signal, float], workers: int | None = None, look: Look = entries.look
     ) -> dict[Signal, str]:
         """Computes the entries that are not there, or broken, and returns what is wrong with those that failed.
 
-        `lengths` are the signals' durations in seconds; `look` decides what is broken (`cache_entry.check` reads
+        `lengths` are the signals' durations in seconds; `look` decides what is broken (`entries.check` reads
         every byte). Raises `UserError` before it starts if the disk has too little room, and where the folder cannot
         be written.
         """
@@ -183,9 +184,9 @@ class Cache:
             return {}
         missing = [signals_at[path] for path in faults]
         lacking = f"{len(faults)} of {len(signals_at)} spectrograms are missing or broken there ({_some(missing)})"
-        cache_folder.check_writable(self.folder, lacking)
+        upkeep.check_writable(self.folder, lacking)
         self._check_room([lengths[signal] for signal in missing])
-        cache_folder.remove_broken(faults)
+        upkeep.remove_broken(faults)
         cores = len(os.sched_getaffinity(0))
         loader = DataLoader(
             _Entries(self, missing),
@@ -207,12 +208,12 @@ class Cache:
     def _faults(self, paths: Sequence[Path], look: Look) -> dict[Path, Exception]:
         """The entries that are not there or broken. The others are remembered, also by the processes that follow."""
         found = {}
-        for path, entry in cache_folder.faults(paths, lambda path: self._look(path, look), "Looking at the cache"):
+        for path, entry in upkeep.faults(paths, lambda path: self._look(path, look), "Looking at the cache"):
             if isinstance(entry, Exception):
                 found[path] = entry
             else:
                 _seen[path] = entry
-                cache_entry.mark_used(entry)
+                entries.mark_used(entry)
         return found
 
     def share(self, lengths: Mapping[Signal, float], part: int, parts: int) -> dict[Signal, float]:
@@ -228,7 +229,7 @@ class Cache:
         """
         own = {self.path(signal): signal for signal in lengths}
         needed = self._bytes([lengths[signal] for path, signal in own.items() if not path.exists()])
-        cache_folder.make_room(self.folder, limit, needed, own.keys())
+        upkeep.make_room(self.folder, limit, needed, own.keys())
 
     def _check_room(self, seconds: Sequence[float]) -> None:
         needed, free = self._bytes(seconds), shutil.disk_usage(self.folder).free

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stemwise import cache_entry
-from stemwise.cache_entry import FORMAT, PAGE, Header, Kind
+from stemwise.cache import entries
+from stemwise.cache.entries import FORMAT, PAGE, Header, Kind
 
 KIND = Kind("0.1.0", "half", 44100, 2, 4096, 1024, 1024, record=50)
 NAME = "0123456789abcdef0123456789abcdef01234567"
@@ -28,11 +28,11 @@ PIECES = [RECORDS[:7].tobytes(), RECORDS[7:8].tobytes(), b"", RECORDS[8:].tobyte
 def path(tmp_path: Path) -> Path:
     """A whole entry of 40 records."""
     path = tmp_path / "cache" / "01" / f"{NAME}.stft"
-    cache_entry.create(path, KIND, PIECES)
+    entries.create(path, KIND, PIECES)
     return path
 
 
-def all_records(entry: cache_entry.Entry, first: int = 0, count: int = 40) -> np.ndarray:
+def all_records(entry: entries.Entry, first: int = 0, count: int = 40) -> np.ndarray:
     records = np.zeros((count, 50), np.uint8)
     entry.read(first, records)
     return records
@@ -46,7 +46,7 @@ def put_back_the_time(path: Path, written: float) -> None:
 
 
 def test_there_and_back(path: Path) -> None:
-    for found in (cache_entry.look(path), cache_entry.check(path)):
+    for found in (entries.look(path), entries.check(path)):
         assert (found.header.name, found.header.kind, found.header.count) == (NAME, KIND, 40)
         assert found.header.size == path.stat().st_size
         assert (all_records(found) == RECORDS).all()
@@ -57,16 +57,16 @@ def test_there_and_back(path: Path) -> None:
 
 def test_an_entry_without_records(tmp_path: Path) -> None:
     path = tmp_path / "01" / f"{NAME}.stft"
-    cache_entry.create(path, KIND, [])
-    assert cache_entry.check(path).header.count == 0
+    entries.create(path, KIND, [])
+    assert entries.check(path).header.count == 0
 
 
 def test_the_page_says_all_without_the_records(path: Path) -> None:
     page = path.read_bytes()[:PAGE]
-    header = cache_entry.parse(page)
-    assert header == cache_entry.look(path).header
+    header = entries.parse(page)
+    assert header == entries.look(path).header
     assert header.page() == page
-    assert cache_entry.format_of(page[:12]) == FORMAT
+    assert entries.format_of(page[:12]) == FORMAT
 
 
 @given(
@@ -83,7 +83,7 @@ def test_the_page_says_all_without_the_records(path: Path) -> None:
 def test_any_header_there_and_back(kind: Kind, count: int, written: int, checksum: int) -> None:
     header = Header(NAME, kind, count, written, checksum)
     assert len(header.page()) == PAGE
-    assert cache_entry.parse(header.page()) == header
+    assert entries.parse(header.page()) == header
 
 
 # What is broken is found.
@@ -94,7 +94,7 @@ def test_every_flipped_bit_of_the_page_is_found(path: Path) -> None:
     for bit in range(8 * PAGE):
         page[bit // 8] ^= 1 << bit % 8
         with pytest.raises(ValueError, match=r"it is no|it is of format|is damaged"):
-            cache_entry.parse(bytes(page))
+            entries.parse(bytes(page))
         page[bit // 8] ^= 1 << bit % 8
 
 
@@ -104,9 +104,9 @@ def test_every_flipped_bit_of_the_records_is_found_by_check(path: Path) -> None:
         whole[bit // 8] ^= 1 << bit % 8
         path.write_bytes(whole)
         put_back_the_time(path, written)
-        assert cache_entry.look(path)  # which reads no records
+        assert entries.look(path)  # which reads no records
         with pytest.raises(ValueError, match="its checksum is wrong"):
-            cache_entry.check(path)
+            entries.check(path)
         whole[bit // 8] ^= 1 << bit % 8
 
 
@@ -115,7 +115,7 @@ def test_what_was_written_to_is_read_through(path: Path) -> None:
         file.seek(PAGE + 999)
         file.write(b"\0\1")
     with pytest.raises(ValueError, match="its checksum is wrong"):
-        cache_entry.look(path)
+        entries.look(path)
 
 
 def test_every_length_but_the_right_one_is_found(path: Path) -> None:
@@ -124,23 +124,23 @@ def test_every_length_but_the_right_one_is_found(path: Path) -> None:
         path.write_bytes((whole + b"\0")[:length])
         put_back_the_time(path, written)
         with pytest.raises(ValueError, match=r"it is no|is damaged|bytes of"):
-            cache_entry.look(path)
+            entries.look(path)
 
 
 def test_another_name_and_another_format_are_refused(path: Path) -> None:
     other = path.with_stem(NAME[::-1])
     shutil.copy2(path, other)
     with pytest.raises(ValueError, match="it is the entry of another signal"):
-        cache_entry.look(other)
+        entries.look(other)
     page = bytearray(path.read_bytes())
     page[8] += 1
     path.write_bytes(page)
     with pytest.raises(ValueError, match=f"it is of format {FORMAT + 1}, not {FORMAT}"):
-        cache_entry.look(path)
+        entries.look(path)
 
 
 def test_a_reader_that_knows_an_entry_notices_that_it_was_changed(path: Path) -> None:
-    known = cache_entry.look(path)
+    known = entries.look(path)
     with path.open("r+b") as file:
         file.seek(PAGE + 999)
         file.write(b"\0\1")
@@ -161,10 +161,10 @@ def test_strange_bytes_are_refused_without_more_ado(
         start = b"stemwise" + FORMAT.to_bytes(4, "little") + bytes.fromhex(NAME) + start
     if sums_fit:
         start = start.ljust(PAGE - 4, b"\0")
-        start += cache_entry._checksum(start).to_bytes(4, "little")
+        start += entries._checksum(start).to_bytes(4, "little")
     path = tmp_path / f"{NAME}.stft"
     path.write_bytes(start + records)
-    for look in (cache_entry.look, cache_entry.check):
+    for look in (entries.look, entries.check):
         try:
             found = look(path)
         except ValueError:
@@ -179,9 +179,9 @@ def test_a_copy_is_read_through_once(path: Path, tmp_path: Path, monkeypatch: py
     copy = tmp_path / path.name
     shutil.copyfile(path, copy)
     os.utime(copy)
-    cache_entry.look(copy)
-    monkeypatch.setattr(cache_entry, "check", None)
-    assert (all_records(cache_entry.look(copy)) == RECORDS).all()
+    entries.look(copy)
+    monkeypatch.setattr(entries, "check", None)
+    assert (all_records(entries.look(copy)) == RECORDS).all()
 
 
 def test_where_times_cannot_be_set_all_is_read_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,12 +190,12 @@ def test_where_times_cannot_be_set_all_is_read_through(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "utime", refuse)
     path = tmp_path / "cache" / "01" / f"{NAME}.stft"
-    cache_entry.create(path, KIND, PIECES)
+    entries.create(path, KIND, PIECES)
     checked = []
-    check = cache_entry.check
-    monkeypatch.setattr(cache_entry, "check", lambda path: (checked.append(path), check(path))[1])
-    found = cache_entry.look(path)
-    cache_entry.mark_used(replace(found, used=0.0))
+    check = entries.check
+    monkeypatch.setattr(entries, "check", lambda path: (checked.append(path), check(path))[1])
+    found = entries.look(path)
+    entries.mark_used(replace(found, used=0.0))
     assert (all_records(found) == RECORDS).all()
     assert checked == [path]
 
@@ -203,15 +203,15 @@ def test_where_times_cannot_be_set_all_is_read_through(tmp_path: Path, monkeypat
 def test_use_is_noted_and_is_no_change(path: Path) -> None:
     written = path.stat().st_mtime_ns
     os.utime(path, ns=(0, written))
-    cache_entry.mark_used(replace(cache_entry.look(path), used=0.0))
+    entries.mark_used(replace(entries.look(path), used=0.0))
     assert time.time() - path.stat().st_atime < 60
     assert path.stat().st_mtime_ns == written
 
 
 def test_use_is_noted_once_a_day(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = replace(cache_entry.look(path), used=time.time() - 0.5 * cache_entry.DAY)
+    found = replace(entries.look(path), used=time.time() - 0.5 * entries.DAY)
     monkeypatch.setattr(os, "utime", None)
-    cache_entry.mark_used(found)
+    entries.mark_used(found)
 
 
 # Writing.
@@ -224,16 +224,16 @@ def test_what_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
     path = tmp_path / "cache" / "01" / f"{NAME}.stft"
     with pytest.raises(RuntimeError, match="mine"):
-        cache_entry.create(path, KIND, pieces())
+        entries.create(path, KIND, pieces())
     assert list(path.parent.iterdir()) == []
 
 
 def test_an_entry_that_came_while_we_waited_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "01" / "entry.stft"
     path.parent.mkdir()
-    assert cache_entry._has_locks(tmp_path)
+    assert entries._has_locks(tmp_path)
     monkeypatch.setattr(fcntl, "flock", lambda *_: path.write_bytes(b"theirs"))
-    with cache_entry._claim(path) as file:
+    with entries._claim(path) as file:
         assert file is None
     assert [found.read_bytes() for found in path.parent.iterdir()] == [b"theirs"]
 
@@ -244,26 +244,26 @@ def test_without_locks_each_writes_its_own(number: int, tmp_path: Path, monkeypa
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    cache_entry._has_locks.cache_clear()
+    entries._has_locks.cache_clear()
     path = tmp_path / "cache" / "01" / f"{NAME}.stft"
     fork = get_context("fork")
-    processes = [fork.Process(target=cache_entry.create, args=(path, KIND, PIECES)) for _ in range(4)]
+    processes = [fork.Process(target=entries.create, args=(path, KIND, PIECES)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    cache_entry._has_locks.cache_clear()
-    assert (all_records(cache_entry.check(path)) == RECORDS).all()
+    entries._has_locks.cache_clear()
+    assert (all_records(entries.check(path)) == RECORDS).all()
     assert list(path.parent.iterdir()) == [path]
     # Nobody knows who writes a `.part` there: only its age tells.
     part = path.with_suffix(".part")
     part.touch()
-    assert not cache_entry.is_abandoned(part)
-    assert not cache_entry.remove_abandoned(part)
+    assert not entries.is_abandoned(part)
+    assert not entries.remove_abandoned(part)
     os.utime(part, (0, 0))
-    assert cache_entry.is_abandoned(part)
-    assert cache_entry.remove_abandoned(part)
+    assert entries.is_abandoned(part)
+    assert entries.remove_abandoned(part)
     assert not part.exists()
 
 
@@ -271,10 +271,10 @@ def test_a_part_is_abandoned_when_nobody_holds_its_lock(tmp_path: Path) -> None:
     part = tmp_path / f"{NAME}.part"
     with part.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert not cache_entry.is_abandoned(part)
-        assert not cache_entry.remove_abandoned(part)
+        assert not entries.is_abandoned(part)
+        assert not entries.remove_abandoned(part)
         assert part.exists()
-    assert cache_entry.is_abandoned(part)
+    assert entries.is_abandoned(part)
     assert part.exists()
-    assert cache_entry.remove_abandoned(part)
+    assert entries.remove_abandoned(part)
     assert not part.exists()

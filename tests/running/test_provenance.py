@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stemwise import index, provenance
+from stemwise import index
 from stemwise.errors import UserError
-from stemwise.provenance import FILE, File, Split
+from stemwise.running import provenance
+from stemwise.running.provenance import FILE, File, Split
 
 CONFIG = {"seed": 3, "hash_songs": True, "init_from": None, "ckpt_path": None}
 

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from stemwise import cache_entry
-from stemwise.cache_entry import DAY, FORMAT, PAGE, PART, SUFFIX, Entry, Header
+from stemwise.cache import entries
+from stemwise.cache.entries import DAY, FORMAT, PAGE, PART, SUFFIX, Entry, Header
 from stemwise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def _file(path: Path) -> File | None:
         stat = path.stat()
         start = b""
         if path.suffix == SUFFIX:
-            with cache_entry.quietly_opened(path) as file:
+            with entries.quietly_opened(path) as file:
                 start = file.read(PAGE)
     except FileNotFoundError:
         return None
@@ -75,9 +75,9 @@ def _file(path: Path) -> File | None:
     known = path, stat.st_size, max(stat.st_atime, stat.st_mtime)
     if path.suffix != SUFFIX:
         return File(*known, format=1 if path.suffix == FIRST_FORMAT else None)
-    number = cache_entry.format_of(start)
+    number = entries.format_of(start)
     try:
-        return File(*known, number, cache_entry.parse(start))
+        return File(*known, number, entries.parse(start))
     except ValueError as error:
         return File(*known, number, fault=str(error))
 
@@ -113,7 +113,7 @@ def broken(found: Iterable[File]) -> Iterator[tuple[Path, Exception]]:
     """The entries whose bytes are not those that were written, or cannot be read, and why. Reads all of them."""
     # Of another format we do not know what should be in it; what has none bears the name and is not an entry.
     paths = [file.path for file in found if file.path.suffix == SUFFIX and file.format in (FORMAT, None)]
-    for path, result in faults(paths, cache_entry.check, "Checking"):
+    for path, result in faults(paths, entries.check, "Checking"):
         if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
             yield path, result
 
@@ -132,7 +132,7 @@ def useless(found: Iterable[File]) -> list[File]:
 
 def _is_abandoned(part: Path) -> bool:
     try:
-        return cache_entry.is_abandoned(part)
+        return entries.is_abandoned(part)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -161,7 +161,7 @@ def remove(gone: Iterable[File]) -> None:
     for file in gone:
         try:
             if file.is_part:
-                cache_entry.remove_abandoned(file.path)
+                entries.remove_abandoned(file.path)
             else:
                 file.path.unlink()
         except FileNotFoundError:
@@ -176,7 +176,7 @@ def remove_broken(faults: Mapping[Path, Exception]) -> None:
         if isinstance(error, FileNotFoundError):
             continue
         try:
-            if not cache_entry.is_broken(error):
+            if not entries.is_broken(error):
                 raise error
             path.unlink(missing_ok=True)
         except OSError as problem:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from stemwise import storage
+from stemwise.cache import storage
+from stemwise.cache.storage import Complex, Decibel, Half
 from stemwise.errors import UserError
 from stemwise.spectrogram import Spectrogram
-from stemwise.storage import Complex, Decibel, Half
 
 SETTINGS = Spectrogram(bins=300)
 FULL_SCALE = SETTINGS.n_fft / 2  # 0 dB

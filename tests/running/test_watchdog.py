@@ -15,9 +15,9 @@ import lightning
 import pytest
 import torch
 
-from stemwise import cache
+from stemwise.cache import store
+from stemwise.running.watchdog import FIRST, TIMES, Watchdog
 from stemwise.training import SeparatorTraining
-from stemwise.watchdog import FIRST, TIMES, Watchdog
 
 LIMIT = 0.1
 
@@ -104,7 +104,7 @@ def test_it_ends_with_the_training(watchdog, said):
 STOPPED = """
     import logging, time
     from types import SimpleNamespace
-    from stemwise.watchdog import Watchdog
+    from stemwise.running.watchdog import Watchdog
 
     logging.basicConfig()
     watchdog = Watchdog(0.3)
@@ -131,7 +131,7 @@ def test_time_in_which_the_process_was_stopped_does_not_count(wait):
 
 def test_each_phase_of_a_training_is_known(train, monkeypatch):
     """One run in which everything hangs once; if Lightning moves its code, this test knows."""
-    monkeypatch.setattr("stemwise.watchdog.TIMES", 2)  # steps here are a mere 20 ms
+    monkeypatch.setattr("stemwise.running.watchdog.TIMES", 2)  # steps here are a mere 20 ms
     hung: set[str] = set()
 
     def hangs(owner: Any, name: str, phase: str, step: int) -> None:
@@ -153,7 +153,7 @@ def test_each_phase_of_a_training_is_known(train, monkeypatch):
         "on_train_start",
         lambda self, trainer, module: (running.append(trainer), start(self, trainer, module)),
     )
-    hangs(cache.Cache, "read", "waiting for data", 5)
+    hangs(store.Cache, "read", "waiting for data", 5)
     hangs(SeparatorTraining, "training_step", "forward and backward", 6)
     hangs(torch.optim.Adam, "_init_group", "optimiser", 7)
     hangs(SeparatorTraining, "validation_step", "validation", 16)
@@ -169,17 +169,17 @@ def test_each_phase_of_a_training_is_known(train, monkeypatch):
 
 def test_a_worker_that_hangs_is_waited_for_as_data(train, monkeypatch):
     """What is asked for ahead of time is used up first."""
-    monkeypatch.setattr("stemwise.watchdog.TIMES", 4)
-    read = cache.Cache.read
+    monkeypatch.setattr("stemwise.running.watchdog.TIMES", 4)
+    read = store.Cache.read
     calls = [0]
 
-    def slow(self: cache.Cache, *arguments: Any) -> None:
+    def slow(self: store.Cache, *arguments: Any) -> None:
         calls[0] += 1
         if calls[0] == 100:
             time.sleep(1.5)
         read(self, *arguments)
 
-    monkeypatch.setattr(cache.Cache, "read", slow)
+    monkeypatch.setattr(store.Cache, "read", slow)
     keys = ["watchdog=0.3", "trainer.max_steps=14", "data.batch_size=2", "data.examples_per_song=20"]
     done = train(*keys, "data.num_workers=1", "trainer.val_check_interval=100")
     assert done.code == 0, done.output

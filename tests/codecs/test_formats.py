@@ -2,9 +2,9 @@
 
 import pytest
 
-from stemwise import formats
+from stemwise.codecs import formats
+from stemwise.codecs.formats import Format
 from stemwise.errors import UserError
-from stemwise.formats import Format
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import encoders, formats
+from stemwise.codecs import encoders, formats
+from stemwise.codecs.formats import Format
 from stemwise.errors import UserError
-from stemwise.formats import Format
 
 OVERS = ("clamp", "keep")
 

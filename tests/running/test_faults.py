@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from conftest import TINY
-from stemwise import faults, model_file, optimizers, replay
+from stemwise import model_file, optimizers
 from stemwise.data import StemData
 from stemwise.errors import UserError
 from stemwise.examples import Origin
+from stemwise.running import faults, replay
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
 
@@ -101,7 +102,7 @@ def test_a_fault_stops_before_the_update_and_says_where_it_came_from(train, pois
     for expected in ("step 3: the loss is nan", "Lower optimizer.lr", "on_nonfinite=skip", *facts["crops"]):
         assert expected in done.output
     assert "Not all numbers of the batch itself are finite" in done.output
-    assert f"python -m stemwise.replay {bundle.resolve()}" in done.output
+    assert f"python -m stemwise.running.replay {bundle.resolve()}" in done.output
     assert not load_file(bundle / "batch.safetensors")["mixture"].isfinite().all()
     before = model_file.load(Path("clean/checkpoints/last.ckpt")).state_dict()
     found = model_file.load(bundle / "model.safetensors").state_dict()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import yaml
 
 from stemwise.errors import UserError
 
@@ -53,7 +53,7 @@ def _read(file: Path) -> list[str]:
     deadline = time.monotonic() + 5
     while not (text := file.read_text(encoding="utf-8")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return list(OmegaConf.create(text or "[]"))
+    return list(yaml.safe_load(text) or [])
 
 
 def _what(overrides: Sequence[str]) -> list[str]:

@@ -15,8 +15,8 @@ from av.audio.stream import AudioStream
 from av.codec.context import Flags
 from av.packet import Packet
 
-from stemwise import formats
-from stemwise.formats import Format
+from stemwise.codecs import formats
+from stemwise.codecs.formats import Format
 
 _LAME_DELAY = 576 + 529  # samples, of LAME's encoder and of any decoder
 

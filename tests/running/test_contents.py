@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stemwise import contents
 from stemwise.errors import UserError
+from stemwise.running import contents
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from conftest import TINY
-from stemwise import loggers
-from stemwise.loggers import guarded
+from stemwise.running import loggers
+from stemwise.running.loggers import guarded
 from stemwise.training import SeparatorTraining
 
 RUN = Path("run")

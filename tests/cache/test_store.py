@@ -26,8 +26,9 @@ import soundfile
 import torch
 from torch import Tensor
 
-from stemwise import audio, cache, cache_entry, cache_folder, signals, spectrogram, storage
-from stemwise.cache import Cache, Direct
+from stemwise import audio, signals, spectrogram
+from stemwise.cache import entries, storage, store, upkeep
+from stemwise.cache.store import Cache, Direct
 from stemwise.errors import UserError
 from stemwise.index import Cell, Signal
 from stemwise.spectrogram import Spectrogram
@@ -43,13 +44,13 @@ WRITTEN = 10**9  # seconds
 
 @pytest.fixture(autouse=True)
 def _files_are_looked_at_anew() -> None:
-    cache.forget_files()
+    store.forget_files()
 
 
 @pytest.fixture(autouse=True)
 def _the_clock_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     """An entry has its time of writing: builds are equal byte for byte if they happen at the same time."""
-    monkeypatch.setattr(cache_entry, "now", lambda: WRITTEN)
+    monkeypatch.setattr(entries, "now", lambda: WRITTEN)
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +189,11 @@ def test_a_crop_reads_only_its_frames(folder: Path, tmp_path: Path) -> None:
     made = built(tmp_path, [signal])
     dtype, count = made.storage.dtype(SETTINGS), 1 << 22
     path = made.path(signal)
-    header = cache_entry.Header(path.stem, made.kind, count, WRITTEN, checksum=0)
+    header = entries.Header(path.stem, made.kind, count, WRITTEN, checksum=0)
     with path.open("wb") as file:  # 400 MB, all but 20 records a hole in the file
         file.write(header.page())
         file.truncate(header.size)
-        file.seek(cache_entry.PAGE + 3_000_000 * dtype.itemsize)
+        file.seek(entries.PAGE + 3_000_000 * dtype.itemsize)
         records = np.arange(20, dtype="<f2")[:, None, None].repeat(2, 1).repeat(24, 2)
         file.write(records.tobytes())
     os.utime(path, (WRITTEN, WRITTEN))
@@ -221,14 +222,14 @@ def test_the_name_changes_with_all_that_shapes_the_entry(
     names += [Cache(tmp_path, SETTINGS, storage.by_name(kind)).path(signal) for kind in ("complex", "decibel")]
     names += [made.path((replace(signal[0], channel=0),)), made.path((replace(signal[0], stream=0),))]
     names += [made.path((*signal, *signal)), made.path((Cell(folder / "longer.flac"),))]
-    monkeypatch.setattr(cache, "__version__", "0.0.9")
+    monkeypatch.setattr(store, "__version__", "0.0.9")
     names += [Cache(tmp_path, SETTINGS, made.storage).path(signal)]
     monkeypatch.undo()
-    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
-    cache.forget_files()
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    store.forget_files()
     names += [made.path(signal)]
     monkeypatch.undo()
-    cache.forget_files()
+    store.forget_files()
     assert len(set(names)) == len(names)
     assert Cache(tmp_path, replace(SETTINGS, frames=7), made.storage).path(signal) == names[0]
 
@@ -241,7 +242,7 @@ def test_the_name_changes_with_content_and_with_time(tmp_path: Path) -> None:
     def name(samples: np.ndarray, time_ns: int) -> Path:
         soundfile.write(path, samples, RATE)
         os.utime(path, ns=(time_ns, time_ns))
-        cache.forget_files()
+        store.forget_files()
         return made.path((Cell(path),))
 
     names = [name(noise, 10**18), name(noise, 10**18 + 1), name(noise[:-1], 10**18)]
@@ -377,7 +378,7 @@ def test_two_builds_at_once_give_the_same(many: list[Signal], tmp_path: Path) ->
 def test_builds_that_begin_at_once_do_not_trip_over_each_other(tmp_path: Path) -> None:
     made = Cache(tmp_path / "cache", SETTINGS, storage.by_name("half"))
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: cache_folder.check_writable(made.folder, ""), range(1000)))
+        list(pool.map(lambda _: upkeep.check_writable(made.folder, ""), range(1000)))
     assert files_in(made.folder) == {}
 
 
@@ -439,9 +440,9 @@ def flip(path: Path, place: int) -> None:
 def other_kind(path: Path) -> None:
     """The entry of another stemwise under the very same name."""
     content = path.read_bytes()
-    header = cache_entry.parse(content[: cache_entry.PAGE])
+    header = entries.parse(content[: entries.PAGE])
     page = replace(header, kind=replace(header.kind, version="0.0.9")).page()
-    path.write_bytes(page + content[cache_entry.PAGE :])
+    path.write_bytes(page + content[entries.PAGE :])
     os.utime(path, (WRITTEN, WRITTEN))
 
 
@@ -464,7 +465,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "in the first page": lambda path: os.truncate(path, 100),
     "too long": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "a bit of the page": quietly(lambda path: flip(path, 30)),
-    "a bit of the records": lambda path: flip(path, cache_entry.PAGE + 3000),
+    "a bit of the records": lambda path: flip(path, entries.PAGE + 3000),
     "the last bit": lambda path: flip(path, -1),
     "another signal": lambda path: shutil.copy2(next(p for p in path.parents[1].glob("*/*") if p != path), path),
     "another version": other_kind,
@@ -492,7 +493,7 @@ def test_a_build_mends_what_is_damaged(
     clean, path = files_in(tmp_path), made.path(some[0])
     damage(path)
     assert files_in(tmp_path) != clean
-    cache.forget_files()
+    store.forget_files()
     built(tmp_path, some)
     assert files_in(tmp_path) == clean
     assert len(said(caplog)) == 1
@@ -515,7 +516,7 @@ def test_a_reader_mends_what_is_damaged(
     clean, path = files_in(made.folder), made.path(some[0])
     crops = [made.crop(signal, 5, 20) for signal in some]
     if not known:
-        cache.forget_files()
+        store.forget_files()
     (DAMAGE | GONE)[damage](path)
     assert torch.equal(made.crop(some[0], 5, 20), crops[0])
     assert path.exists()
@@ -531,11 +532,11 @@ def test_what_a_disk_changed_quietly_is_found_where_every_byte_is_checked(
     some = two_signals(folder)
     made = built(tmp_path, some)
     clean, path = files_in(tmp_path), made.path(some[0])
-    quietly(lambda path: flip(path, cache_entry.PAGE + 3000))(path)
-    cache.forget_files()
+    quietly(lambda path: flip(path, entries.PAGE + 3000))(path)
+    store.forget_files()
     built(tmp_path, some)
     assert said(caplog) == []
-    made.build(dict.fromkeys(some, 1.0), workers=0, look=cache_entry.check)
+    made.build(dict.fromkeys(some, 1.0), workers=0, look=entries.check)
     assert files_in(tmp_path) == clean
     assert len(said(caplog)) == 1
     assert "its checksum is wrong" in said(caplog)[0]
@@ -550,11 +551,11 @@ def test_a_copy_of_a_cache_is_as_good(folder: Path, tmp_path: Path, monkeypatch:
         copy.parent.mkdir(parents=True)
         shutil.copyfile(path, copy)
     read = []
-    check = cache_entry.check
-    monkeypatch.setattr(cache_entry, "check", lambda path: (read.append(path), check(path))[1])
+    check = entries.check
+    monkeypatch.setattr(entries, "check", lambda path: (read.append(path), check(path))[1])
     monkeypatch.setattr(Cache, "compute", None)
     for expected in (2, 2):
-        cache.forget_files()
+        store.forget_files()
         second = built(tmp_path / "second", some)
         assert torch.equal(second.crop(some[0], 5, 20), made.crop(some[0], 5, 20))
         assert len(read) == expected
@@ -622,7 +623,7 @@ def test_a_complete_cache_need_not_be_written(
     crop = made.crop(some[0], 5, 20)
     for path in made.folder.glob("*/*"):
         os.utime(path, (1, 1))  # to be read through, and to be marked as used
-    cache.forget_files()
+    store.forget_files()
     read_only(made.folder)
     assert torch.equal(built(made.folder, some).crop(some[0], 5, 20), crop)
     assert said(caplog) == []
@@ -636,7 +637,7 @@ def test_an_incomplete_cache_that_cannot_be_written_says_what_is_missing(
     made = built(tmp_path / "cache", some)
     path = made.path(some[1])
     flip(path, 5000) if broken else path.unlink()
-    cache.forget_files()
+    store.forget_files()
     read_only(made.folder)
     with pytest.raises(UserError, match=r"cannot be written \(Read-only.*1 of 2 .*mono\.wav\).*another folder"):
         made.build(dict.fromkeys(some, 1.0), workers=0)
@@ -687,7 +688,7 @@ def test_a_disk_that_is_too_small(kind: str, folder: Path, tmp_path: Path, monke
     made = Cache(tmp_path / "cache", SETTINGS, storage.by_name(kind))
     # 100 000 s at 500 frames/s of 2 · 24 bins: 1 or 2 bytes each, and 8 for a range.
     needed = 100_000 * 500 * (96 if kind == "half" else 56)
-    free = needed + cache.SPARE_BYTES
+    free = needed + store.SPARE_BYTES
     signal = signal_of(folder, ["stereo.wav"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free - 10_000_000))
     with pytest.raises(UserError) as caught:
@@ -743,12 +744,12 @@ def test_a_folder_that_cannot_be_written(where: str, folder: Path, tmp_path: Pat
 MEMORY = """
     import json, resource, sys, torch
     from pathlib import Path
-    from stemwise import cache, storage
+    from stemwise.cache import store, storage
     from stemwise.index import Cell
     from stemwise.spectrogram import Spectrogram
 
     torch.set_num_threads(1)
-    made = cache.Cache(Path(sys.argv[1]), Spectrogram(sample_rate=8000), storage.by_name("decibel"))
+    made = store.Cache(Path(sys.argv[1]), Spectrogram(sample_rate=8000), storage.by_name("decibel"))
     peaks = []
     for name in ("short.wav", "long.wav"):
         assert made.build({(Cell(Path(sys.argv[2]) / name),): 1.0}, workers=0) == {}

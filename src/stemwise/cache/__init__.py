@@ -1,0 +1,1 @@
+"""Spectrograms on disk."""
