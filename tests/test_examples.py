@@ -498,5 +498,5 @@ def test_a_batch_looks_at_no_entry_twice(
     places = list(Order(3, 2, 6, seed=0))
     crops.__getitems__(places)
     monkeypatch.setattr("stemwise.cache.entries.parse", None)  # a first page is read once
-    monkeypatch.setattr("stemwise.cache.hashlib", None)  # and a name is made once
+    monkeypatch.setattr("stemwise.cache.store.hashlib", None)  # and a name is made once
     crops.__getitems__(places)

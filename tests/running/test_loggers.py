@@ -351,8 +351,9 @@ def test_a_disk_that_is_full_costs_a_warning(train, monkeypatch, logger):
     def fills(self: SeparatorTraining, batch: Any, number: int) -> Any:
         if self.global_step == 2:
             (file,) = [path for path in (RUN / logger).rglob("*") if path.suffix == ".csv" or "tfevents" in path.name]
-            file.unlink()
-            file.symlink_to("/dev/full")  # both open it anew whenever they write
+            full = file.with_name("full")
+            full.symlink_to("/dev/full")
+            full.replace(file)  # at once: both open the file anew whenever they write, TensorBoard in a thread
         return step(self, batch, number)
 
     monkeypatch.setattr(SeparatorTraining, "training_step", fills)
