@@ -255,9 +255,23 @@ def test_the_name_changes_with_content_and_with_time(tmp_path: Path) -> None:
 
 
 def test_a_copy_elsewhere_with_its_time_is_the_same_entry(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copy2(folder / "stereo.wav", tmp_path / "moved.wav")
+    moved = tmp_path / "elsewhere" / folder.name
+    moved.mkdir(parents=True)
+    copy = shutil.copy2(folder / "stereo.wav", moved)
     made = Cache(tmp_path, SETTINGS, storage.by_name("half"))
     assert made.path((Cell(Path(copy)),)) == made.path((Cell(folder / "stereo.wav"),))
+
+
+def test_stems_that_differ_only_where_nobody_looks_are_two_entries(tmp_path: Path) -> None:
+    """As long, from one archive, and silent at the start, in the middle and at the end."""
+    paths = [tmp_path / name for name in ("one/vocals.wav", "one/drums.wav", "two/vocals.wav")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        samples = np.zeros(300_000)
+        samples[75_000] = 0.1 * (number + 1)
+        soundfile.write(path, samples, RATE)
+        os.utime(path, ns=(10**18, 10**18))
+    assert len({store.fingerprint(path) for path in paths}) == 3
 
 
 def test_a_file_that_is_gone_is_the_users_to_find(tmp_path: Path) -> None:
@@ -275,8 +289,10 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> list[Signal]:
     for number in range(14):
         noise = np.random.default_rng(number).uniform(-0.5, 0.5, (RATE * 20, 2))
         soundfile.write(folder / f"{number}.wav", noise, RATE)
-    shutil.copy2(folder / "0.wav", folder / "copy.wav")
-    found: list[Signal] = [(Cell(path),) for path in sorted(folder.iterdir())]
+    again = folder / "again" / folder.name
+    again.mkdir(parents=True)
+    shutil.copy2(folder / "0.wav", again)
+    found: list[Signal] = [(Cell(path),) for path in sorted(folder.rglob("*.wav"))]
     return [*found, (*found[0], *found[1])]
 
 
