@@ -25,15 +25,24 @@ log = logging.getLogger("stemwise.train")
 @launch.task
 def command(cfg: DictConfig) -> None:
     """Trains what `cfg` describes; see `conf/train.yaml`."""
-    import lightning
-
-    from stemwise.running import interrupts, provenance
+    from stemwise.running import folders, interrupts
 
     interrupts.before_training()
     process.prepare()
     launch.quiet_lightning()
-    folder = Path(HydraConfig.get().runtime.output_dir)
     checks.training(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with folders.claimed(folder):
+        _train(cfg, folder)
+    interrupts.after_training()
+
+
+def _train(cfg: DictConfig, folder: Path) -> None:
+    """Builds the parts, records where the run comes from, trains, and leaves the model in `folder`."""
+    import lightning
+
+    from stemwise.running import provenance
+
     _set_precision(cfg.matmul_precision)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
@@ -48,7 +57,6 @@ def command(cfg: DictConfig) -> None:
         provenance.record(folder, splits, launch.plain(cfg), launch.given())
     _fit(trainer, module, data, checkpoint)
     _finish(trainer, module, data, folder)
-    interrupts.after_training()
 
 
 def _set_precision(matmul: str) -> None:

@@ -21,13 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 import stemwise
 from stemwise import grammar
 from stemwise.errors import UserError
-from stemwise.running import folder
+from stemwise.running import folders
 
 _PACKAGE = Path(stemwise.__file__).parent
 # Inside the wheel, or beside src/ in a checkout.
 CONF = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
 
-OmegaConf.register_new_resolver("run_folder", folder.folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_folder", folders.choose, use_cache=True, replace=True)
 
 
 def offer_trainer_arguments() -> None:

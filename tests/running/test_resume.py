@@ -1,6 +1,8 @@
 """A run that is stopped anywhere and goes on is the run that was never stopped."""
 
 import csv
+import errno
+import fcntl
 import os
 import random
 import signal
@@ -18,7 +20,7 @@ from conftest import TINY
 from stemwise import checks, model_file
 from stemwise.data import StemData
 from stemwise.errors import UserError
-from stemwise.running import checkpoints, folder, interrupts
+from stemwise.running import checkpoints, folders, interrupts
 from stemwise.running.checkpoints import CheckpointFiles
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
@@ -227,21 +229,55 @@ def test_auto_begins_a_run_and_goes_on_with_that_of_the_same_overrides(train, mo
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+HOLDS = """
+import sys
+from pathlib import Path
+from stemwise.running import folders
+with folders.claimed(Path(sys.argv[1])):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_run_at_a_time_trains_in_a_folder(train, tmp_path):
+    """As two jobs with the same keys and `resume=auto` would. A process that is killed holds nothing."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path / "run"], text=True, **pipes) as other:
+        assert other.stdout.readline() == "claimed\n"
+        refused = train("resume=auto")
+        assert refused.code == 2
+        assert f"process {other.pid} on" in refused.output
+        assert "hydra.run.dir=runs/NAME" in refused.output
+        assert not (tmp_path / "run/checkpoints").exists()
+        other.kill()
+    assert train("resume=auto").code == 0
+    assert train("resume=auto", "trainer.max_steps=5").code == 0  # by the same process again
+
+
+def test_a_folder_where_files_cannot_be_locked_is_no_reason_to_stop(monkeypatch, tmp_path):
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuses)
+    with folders.claimed(tmp_path):
+        pass
+
+
 def test_the_processes_of_a_job_have_one_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert folder.folder(None, [], "runs", "now") == "runs/now"
+    assert folders.choose(None, [], "runs", "now") == "runs/now"
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"hydra.run.dir=runs/NAME"):
-        folder.folder(None, [], "runs", "now")
+        folders.choose(None, [], "runs", "now")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
-    assert folder.folder(None, [], "runs", "now") == "runs/mine"
+    assert folders.choose(None, [], "runs", "now") == "runs/mine"
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert folder.folder(None, [], "runs", "now") == "runs/slurm-12"
+    assert folders.choose(None, [], "runs", "now") == "runs/slurm-12"
     monkeypatch.setenv("SLURM_STEP_ID", "1")  # the second srun of a job
-    assert folder.folder(None, [], "runs", "now") == "runs/slurm-12-1"
+    assert folders.choose(None, [], "runs", "now") == "runs/slurm-12-1"
     monkeypatch.setenv("SLURM_NTASKS", "1")  # one task, which is torchrun
-    assert folder.folder(None, [], "runs", "now") == "runs/slurm-12-1"
+    assert folders.choose(None, [], "runs", "now") == "runs/slurm-12-1"
 
 
 def test_torchrun_in_a_job_of_slurm_numbers_the_ranks(monkeypatch):

@@ -1,8 +1,15 @@
-"""Which folder a run has: a new one, that of the same run before it, or the one that all its processes agree on."""
+"""Which folder a run has: a new one, that of the same run before it, or the one that all its processes agree on.
 
+One run at a time trains in it.
+"""
+
+import errno
+import fcntl
 import os
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -12,8 +19,11 @@ from stemwise.errors import UserError
 # These say how a run starts, and not which run it is.
 _STARTS = ("resume", "ckpt_path")
 
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of some file systems of clusters
 
-def folder(resume: str | None, overrides: Sequence[str], parent: str, name: str) -> str:
+
+def choose(resume: str | None, overrides: Sequence[str], parent: str, name: str) -> str:
     """The run folder below `parent`: `name`, unless `resume` is auto and a run with the same overrides has checkpoints.
 
     Processes that SLURM or torchrun start cannot ask each other for the time yet; they share the name of their job,
@@ -34,6 +44,37 @@ def folder(resume: str | None, overrides: Sequence[str], parent: str, name: str)
             )
         return f"{parent}/{job}"
     return f"{parent}/{name}"
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Keeps others from training in the folder `run`. Raises `UserError` if another process does.
+
+    The first rank asks. The kernel gives the lock back when the process ends, in whatever way, and children of it do
+    not inherit it. Where files cannot be locked there is none.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise UserError(
+                    f"{run}: {file.read() or 'another process'} trains in it. Wait for its end, or give this run a "
+                    "folder of its own: hydra.run.dir=runs/NAME."
+                ) from None
+            if error.errno not in _NO_LOCKS:
+                raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def _same(parent: Path, overrides: Sequence[str]) -> Path | None:
