@@ -27,6 +27,7 @@ def test_a_run_has_one_folder_with_all_in_it(train, songs):
     assert done.code == 0, done.output
     assert {path.name for path in RUN.iterdir()} == {
         ".hydra",
+        ".lock",
         "config.yaml",
         "train.log",
         "csv",
