@@ -26,8 +26,10 @@ import soundfile
 import timing
 import torch
 
-from stemwise import audio, bss_eval, model_file, scoring
+from stemwise import audio, model_file
 from stemwise.datasets import demo
+from stemwise.evaluation import bss_eval
+from stemwise.evaluation.documents import METRICS
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
@@ -168,7 +170,7 @@ def _read(folder: Path) -> Documents:
     for path in sorted(folder.glob("*.json")):
         targets = json.loads(path.read_text(encoding="utf-8"))["targets"]
         found[path.stem] = {
-            target["name"]: np.array([[f["metrics"][m] for f in target["frames"]] for m in scoring.METRICS], float)
+            target["name"]: np.array([[f["metrics"][m] for f in target["frames"]] for m in METRICS], float)
             for target in targets
         }
     return found
@@ -176,13 +178,13 @@ def _read(folder: Path) -> Documents:
 
 def _differences(expected: Documents, found: Documents) -> dict[str, float]:
     """The largest difference in dB of any window, by metric; infinite where one has a score and the other none."""
-    largest = dict.fromkeys(scoring.METRICS, 0.0)
+    largest = dict.fromkeys(METRICS, 0.0)
     for song, stems in expected.items():
         for stem, values in stems.items():
             apart = np.abs(values - found[song][stem])
             apart[np.isnan(values) & np.isnan(found[song][stem])] = 0
             apart[np.isnan(apart)] = np.inf
-            largest = {m: max(largest[m], float(row.max())) for m, row in zip(scoring.METRICS, apart, strict=True)}
+            largest = {m: max(largest[m], float(row.max())) for m, row in zip(METRICS, apart, strict=True)}
     return largest
 
 
@@ -193,7 +195,7 @@ def _report(
     options: argparse.Namespace,
 ) -> None:
     size = f"{options.songs} songs of {options.seconds:g} s, {len(STEMS)} stems"
-    columns = ("command", "wall time, s", "times as fast", *(f"{metric}, dB apart" for metric in scoring.METRICS))
+    columns = ("command", "wall time, s", "times as fast", *(f"{metric}, dB apart" for metric in METRICS))
     text = f"# Evaluation: {size}\n\nWhole commands; median (lowest to highest). Largest differences of any window.\n\n"
     text += report.table(columns, (_row(name, timings, differences) for name in timings))
     text += f"\n\nThe solvers alone, in one process: one song of {options.seconds:g} s.\n\n"
@@ -217,7 +219,7 @@ def _row(
     name: str, timings: Mapping[str, timing.Timing], differences: Mapping[str, Mapping[str, float]]
 ) -> tuple[str, ...]:
     ratio = timings[THEIRS].median / timings[name].median
-    apart = [f"{differences[name][metric]:.5f}" if name in differences else "" for metric in scoring.METRICS]
+    apart = [f"{differences[name][metric]:.5f}" if name in differences else "" for metric in METRICS]
     return (name, timings[name].text(), f"{ratio:.2f}", *apart)
 
 

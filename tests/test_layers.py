@@ -20,7 +20,6 @@ GROUND = {
     "workers": {"errors"},
     "download": {"errors", "progress"},
     "wiener": set(),
-    "bss_eval": set(),
     "sharing": set(),
     "spectrogram": {"errors"},
     "unet": {"errors"},
@@ -41,8 +40,7 @@ MODEL = {
     "export": {"errors", "model_file", "separator"},
     "separation": {"audio", "codecs", "errors", "progress", "resampling", "separator"},
     "api": {"errors", "model_file", "pretrained", "separation", "separator"},
-    "scoring": {
-        "bss_eval",
+    "evaluation": {
         "cache",
         "errors",
         "examples",
@@ -84,6 +82,7 @@ ENTRY = {
         "codecs",
         "data",
         "errors",
+        "evaluation",
         "export",
         "grammar",
         "index",
@@ -93,7 +92,6 @@ ENTRY = {
         "pretrained",
         "process",
         "running",
-        "scoring",
         "separation",
         "separator",
         "spleeter",

@@ -15,7 +15,7 @@ from stemwise import launch
 from stemwise.errors import UserError
 
 if TYPE_CHECKING:
-    from stemwise.scoring import Scores
+    from stemwise.evaluation.documents import Scores
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 @launch.task
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
-    from stemwise import index, model_file, pretrained, scoring
+    from stemwise import index, model_file, pretrained
+    from stemwise.evaluation import scoring
 
     if cfg.split not in index.SPLITS:
         raise UserError(f"split={cfg.split}: not one of {', '.join(index.SPLITS)}.")

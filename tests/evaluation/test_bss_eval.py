@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stemwise import audio, bss_eval
+from stemwise import audio
+from stemwise.evaluation import bss_eval
 
 METRICS = ("SDR", "ISR", "SIR", "SAR")
 RATE = 2000  # windows of 2000 samples: filters of 512 taps and their tails matter, and museval takes no second

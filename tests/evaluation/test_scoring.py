@@ -2,7 +2,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,10 +14,12 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import index, masks, model_file, scoring, spectrogram
+from stemwise import index, masks, model_file, spectrogram
 from stemwise.cache.store import fingerprint
 from stemwise.commands import evaluate
 from stemwise.errors import UserError
+from stemwise.evaluation import bss_eval, scoring, solvers
+from stemwise.evaluation.documents import METRICS, Scores
 from stemwise.examples import songs as songs_of
 
 STEMS = ["vocals", "accompaniment"]
@@ -53,7 +54,7 @@ def test_scores_are_musevals_own(small_separator, tmp_path):
     generator = torch.Generator().manual_seed(0)
     references = 0.1 * torch.randn(2, 1, 24000, generator=generator)
     estimates = references + 0.05 * torch.randn(2, 1, 24000, generator=generator)
-    document = scoring.score(references, estimates, STEMS, 8000)
+    document = solvers.score(references, estimates, STEMS, 8000)
     SDR, ISR, SIR, SAR = museval.evaluate(
         references.transpose(1, 2).numpy(), estimates.transpose(1, 2).numpy(), win=8000, hop=8000
     )
@@ -78,8 +79,8 @@ def test_a_second_run_scores_nothing_again(model_path, small_separator, tmp_path
     songs = two_songs(tmp_path)
     first = scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     called = []
-    score = scoring.score
-    monkeypatch.setattr(scoring, "score", lambda *a: called.append(1) or score(*a))
+    score = solvers.score
+    monkeypatch.setattr(solvers, "score", lambda *a: called.append(1) or score(*a))
     second = scoring.evaluate(model_path, songs, tmp_path / "scores", ["mixture", "oracle"], workers=0)
     assert second.values == first.values
     assert not called
@@ -106,7 +107,7 @@ def test_a_song_alone_has_all_threads_of_this_process(model_path, tmp_path, monk
     """Not those of a forked one, which would wait for threads that were left behind."""
     here = []
     monkeypatch.setattr(scoring, "_start_worker", lambda *_: pytest.fail("was forked"))
-    monkeypatch.setattr(scoring.bss_eval, "evaluate", counted(scoring.bss_eval.evaluate, here))
+    monkeypatch.setattr(bss_eval, "evaluate", counted(bss_eval.evaluate, here))
     scoring.evaluate(model_path, two_songs(tmp_path)[:1], tmp_path / "one", [], workers=workers, solver="torch")
     assert len(here) == 1
 
@@ -119,7 +120,7 @@ def counted(function, calls):
     return wrapped
 
 
-@pytest.mark.parametrize("solver", scoring.SOLVERS)
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
 def test_a_song_in_parts_scores_the_same(model_path, tmp_path, solver):
     songs = two_songs(tmp_path)
     baselines = ["mixture", "oracle"]
@@ -142,28 +143,28 @@ def test_the_solvers_agree_and_their_documents_name_them(model_path, tmp_path):
     songs = two_songs(tmp_path)
     found = {
         solver: scoring.evaluate(model_path, songs, tmp_path / solver, ["mixture"], workers=0, solver=solver)
-        for solver in scoring.SOLVERS
+        for solver in solvers.SOLVERS
     }
     for stem in STEMS:
         for metric in ("SDR", "ISR", "SIR"):  # the mixture has no artifacts: its SAR is that of rounding
             for variant in ("model", "mixture"):
                 expected = found["museval"].values[variant][stem][metric]
                 assert found["torch"].values[variant][stem][metric] == pytest.approx(expected, abs=1e-3)
-    for solver in scoring.SOLVERS:
+    for solver in solvers.SOLVERS:
         document = json.loads((tmp_path / solver / "model/0 vocals.json").read_text())
         assert document["solver"] == solver
         assert ("museval_version" in document) == (solver == "museval")
     frames = [
         [frame | {"metrics": [*frame["metrics"]]} for frame in document["targets"][0]["frames"]]
-        for document in (json.loads((tmp_path / s / "model/0 vocals.json").read_text()) for s in scoring.SOLVERS)
+        for document in (json.loads((tmp_path / s / "model/0 vocals.json").read_text()) for s in solvers.SOLVERS)
     ]
     assert frames[0] == frames[1]
 
 
 def test_one_solvers_scores_are_not_taken_for_the_others(model_path, tmp_path, monkeypatch):
     songs, called = two_songs(tmp_path), []
-    score = scoring.score
-    monkeypatch.setattr(scoring, "score", lambda *a: called.append(a[-1]) or score(*a))
+    score = solvers.score
+    monkeypatch.setattr(solvers, "score", lambda *a: called.append(a[-1]) or score(*a))
     for solver in ("museval", "torch", "torch"):
         scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0, solver=solver)
     assert called == ["museval"] * 2 + ["torch"] * 2
@@ -181,7 +182,7 @@ def test_museval_scores_from_before_there_was_a_solver_are_still_good(model_path
     assert document.pop("solver") == "museval"
     assert document["stemwise"] == hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
     path.write_text(json.dumps(document))
-    monkeypatch.setattr(scoring, "score", None)
+    monkeypatch.setattr(solvers, "score", None)
     assert scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0).values == first.values
 
 
@@ -205,7 +206,7 @@ def test_a_gpu_scores_as_the_processor(model_path, tmp_path):
     ]
     for variant in ("model", "oracle"):
         for stem in STEMS:
-            for metric in scoring.METRICS:
+            for metric in METRICS:
                 assert found[1][variant][stem][metric] == pytest.approx(found[0][variant][stem][metric], abs=1e-2)
 
 
@@ -226,33 +227,6 @@ def test_the_oracle_is_the_mask_rule_on_the_truth(small_separator):
     mask = masks.extend(powers[0] / powers.sum(dim=0), settings.full_bins, "zeros")
     expected = spectrogram.istft(mask * spectra[0], 5000, settings)
     torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
-
-
-def test_medians_of_medians():
-    frames = [{"metrics": dict.fromkeys(scoring.METRICS, value)} for value in (1.0, 5.0, float("nan"), 2.0)]
-    values: dict = {}
-    for shift in (0, 10, 100):
-        moved = [{"metrics": {m: v + shift for m, v in frame["metrics"].items()}} for frame in frames]
-        scoring._add(values, {"targets": [{"name": "vocals", "frames": moved}]})
-    scores = scoring.Scores({"model": values})
-    assert scores.median("model", "vocals", "SDR") == 12.0
-    assert "| vocals | model | 12.00 |" in scores.table(["vocals"])
-
-
-def test_song_names_become_file_names():
-    assert scoring._file_name("A [song], no. 1") == "A [song], no. 1.json"
-    assert re.fullmatch(r"AC_DC_\.\.-[0-9a-f]{12}\.json", scoring._file_name("AC/DC\\.."))
-    assert re.fullmatch(r"_\.\._etc-[0-9a-f]{12}\.json", scoring._file_name("../../etc"))
-
-
-def test_no_two_songs_share_a_file(tmp_path):
-    songs = ["a/b", "a_b", "a\\b", ".a", "a", "..a", "", ".", "é" * 200, "é" * 201, "x" * 250, "x" * 251, "\udce9/"]
-    songs.append(scoring._file_name("a/b").removesuffix(".json"))
-    names = [scoring._file_name(song) for song in songs]
-    assert len({*names}) == len(songs)
-    for name in names:
-        assert not name.startswith(".")
-        (tmp_path / name).touch()  # refuses more than 255 bytes
 
 
 def test_a_model_remembers_what_its_stems_are_sums_of(stemwise, train, songs, tmp_path):
@@ -287,7 +261,7 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
 
 
 def test_tables_without_a_number_are_json(tmp_path):
-    scores = scoring.Scores({"model": {"vocals": {"SDR": [math.nan, 1.5]}}})
+    scores = Scores({"model": {"vocals": {"SDR": [math.nan, 1.5]}}})
     evaluate._report(scores, ("vocals",), tmp_path, "museval")
     text = (tmp_path / "scores.json").read_text()
     assert json.loads(text) == {"model": {"vocals": {"SDR": [None, 1.5]}}}
@@ -306,8 +280,9 @@ def test_scores_that_cannot_be_written_name_the_song_and_the_folder(model_path, 
 
 SLOW = """
 import sys, time
-from stemwise import cli, scoring
-scoring.score = lambda *a: (print("scoring", flush=True), time.sleep(60))
+from stemwise import cli
+from stemwise.evaluation import solvers
+solvers.score = lambda *a: (print("scoring", flush=True), time.sleep(60))
 sys.argv = ["stemwise", *sys.argv[2:]]
 sys.exit(cli.main())
 """

@@ -1,0 +1,1 @@
+"""How good a model is: BSSEval scores of it over songs."""
