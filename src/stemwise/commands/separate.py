@@ -6,18 +6,15 @@ import datetime
 import gc
 import math
 import os
-import re
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stemwise import naming
+from stemwise.commands import streams
+from stemwise.commands.streams import say
 from stemwise.errors import UserError, raise_all
 
 if TYPE_CHECKING:
@@ -158,15 +155,15 @@ def run(options: argparse.Namespace) -> int:
         form.check(options.sample_rate, model.spectrogram.channels)
     names = wish.names(model)
     to_stdout = options.output == naming.STREAM
-    with _output(options.output, found.songs, names) as folder:
+    with streams.folder_of(options.output, found.songs, names) as folder:
         places = naming.plan(found.songs, folder, names, options.filename_format, options.codec)
         _make(folder)
         for problem in found.problems:
-            _say(f"error: {problem}")
+            say(f"error: {problem}")
         job = Job(model, wish, form, options.overwrite, lists=not to_stdout)
         failed = _all(job, found.songs, places) + len(found.problems)
         if to_stdout and not failed:
-            _send(places[0][0])
+            streams.send(places[0][0])
     return 1 if failed else 0
 
 
@@ -245,21 +242,6 @@ def _model(options: argparse.Namespace) -> "Separator":
     return model
 
 
-@contextmanager
-def _output(output: str, songs: Sequence[Path], names: Sequence[str]) -> Iterator[Path]:
-    """The folder to write to: the user's, or for standard output one that passes."""
-    if output != naming.STREAM:
-        yield Path(output)
-        return
-    if len(songs) > 1 or len(names) > 1:
-        raise UserError(
-            f"-o -: standard output takes one stem of one song, not {len(names)} of {len(songs)} "
-            f"({', '.join(names)}). Choose one with --stems."
-        )
-    with tempfile.TemporaryDirectory(prefix="stemwise-") as folder:
-        yield Path(folder)
-
-
 def _make(folder: Path) -> None:
     """Makes the folder now, because a song takes minutes."""
     try:
@@ -276,18 +258,18 @@ def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]]) -> i
         wanted = [None if not job.overwrite and os.path.exists(target) else target for target in targets]
         try:
             if not any(wanted) and path != naming.STDIN:
-                _say(f"{_name(path)}: its stems are there; --overwrite replaces them")
+                say(f"{_name(path)}: its stems are there; --overwrite replaces them")
                 kept += 1
                 continue
             seconds += _one(job, path, wanted)
         except UserError as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             failed += 1
             continue
         if job.lists:
-            _list([target for target in wanted if target is not None])
+            streams.list_files([target for target in wanted if target is not None])
     if len(songs) > 1:
-        _say(_summary(len(songs), failed, kept, seconds, time.monotonic() - start))
+        say(_summary(len(songs), failed, kept, seconds, time.monotonic() - start))
     return failed
 
 
@@ -298,19 +280,19 @@ def _one(job: Job, path: Path, targets: Sequence[Path | None]) -> float:
     if there := [name for name, target in zip(job.wish.names(job.model), targets, strict=True) if target is None]:
         if path == naming.STDIN:  # whose songs are all called alike
             raise UserError(f"standard input: {', '.join(there)} are there already. Choose -o, or --overwrite.")
-        _say(f"{_name(path)}: keeps {', '.join(there)}; --overwrite replaces what is there")
+        say(f"{_name(path)}: keeps {', '.join(there)}; --overwrite replaces what is there")
     start = time.monotonic()
-    with _seekable(path) as song:
+    with streams.seekable(path) as song:
         done = separation.separate_file(job.model, song, targets, wish=job.wish, form=job.form)
     took = time.monotonic() - start
-    _say(f"{_name(path)}: {done.seconds:.1f} s in {took:.1f} s, {done.seconds / took:.0f} x real time")
+    say(f"{_name(path)}: {done.seconds:.1f} s in {took:.1f} s, {done.seconds / took:.0f} x real time")
     if done.sample_rate != (job.wish.sample_rate or done.song_rate):
-        _say(f"  {job.form.codec} has no {done.song_rate} Hz: the stems have {done.sample_rate} Hz")
+        say(f"  {job.form.codec} has no {done.song_rate} Hz: the stems have {done.sample_rate} Hz")
     if done.clamped:
         count = "1 sample" if done.clamped == 1 else f"{done.clamped} samples"
-        _say(f"  {count} past full scale were clipped; --clip rescale would lower all stems instead")
+        say(f"  {count} past full scale were clipped; --clip rescale would lower all stems instead")
     if done.gain < 1:
-        _say(f"  all stems were lowered by {-20 * math.log10(done.gain):.2f} dB to fit full scale")
+        say(f"  all stems were lowered by {-20 * math.log10(done.gain):.2f} dB to fit full scale")
     return done.seconds
 
 
@@ -327,56 +309,3 @@ def _summary(songs: int, failed: int, kept: int, seconds: float, took: float) ->
 
 def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
-
-
-@contextmanager
-def _seekable(path: Path) -> Iterator[Path]:
-    """The song as a file that can be read twice and from anywhere: standard input is put on the disk first."""
-    if path != naming.STDIN:
-        yield path
-        return
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UserError("-: nothing comes from standard input. Pipe a song into the command.")
-    with tempfile.TemporaryDirectory(prefix="stemwise-") as folder:
-        song = Path(folder, "stdin")
-        try:
-            with song.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        except OSError as error:
-            raise UserError(f"-: {folder} cannot hold the song ({error.strerror}). Set TMPDIR elsewhere.") from None
-        try:
-            yield song
-        except UserError as error:
-            raise UserError(str(error).replace(str(song), "standard input")) from None
-
-
-def _send(path: Path) -> None:
-    """Copies a finished file to standard output. Whoever reads the other end may have enough before the end."""
-    try:
-        with path.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _close_stdout()
-
-
-def _list(targets: Sequence[Path]) -> None:
-    """Names the stems on standard output, for the next program. That nobody reads them is no reason to stop."""
-    try:
-        print("\n".join(_plain(str(target)) for target in targets), flush=True)
-    except BrokenPipeError:
-        _close_stdout()
-
-
-def _close_stdout() -> None:
-    # Python would complain once more about a closed pipe while it exits.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(line: str) -> None:
-    print(_plain(line), file=sys.stderr)
-
-
-def _plain(line: str) -> str:
-    """The line with control characters, which a song's name may hold, made visible."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], line)
