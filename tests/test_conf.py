@@ -127,12 +127,13 @@ def test_the_default_trainer_is_exact():
     )
 
 
-@pytest.mark.parametrize(("name", "matmul"), [("gpu", "high"), ("cpu_bf16", "highest")])
+@pytest.mark.parametrize(("name", "matmul"), [("gpu", "high"), ("ddp", "high"), ("cpu_bf16", "highest")])
 def test_a_device_has_a_trainer_of_its_own_that_keys_still_change(name, matmul):
     cfg = composed(f"trainer={name}")
     assert (cfg.matmul_precision, cfg.compile, cfg.trainer.precision) == (matmul, None, "bf16-mixed")
-    assert (cfg.trainer.accelerator, cfg.trainer.devices) == (name.partition("_")[0], "auto")
+    assert (cfg.trainer.accelerator, cfg.trainer.devices) == ("cpu" if name == "cpu_bf16" else "gpu", "auto")
     assert cfg.trainer.max_steps == 200_000
+    assert cfg.trainer.strategy == ("ddp" if name == "ddp" else "auto")
     other = composed(f"trainer={name}", "compile=max-autotune", "trainer.precision=16-mixed", "trainer.devices=2")
     assert (other.compile, other.trainer.precision, other.trainer.devices) == ("max-autotune", "16-mixed", 2)
     assert composed(f"trainer={name}", "experiment=demo").trainer.max_steps == 300

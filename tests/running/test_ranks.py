@@ -87,7 +87,8 @@ def test_more_ranks_than_songs_to_validate_with(songs, tmp_path):
 @pytest.mark.slow
 def test_two_ranks_that_a_signal_stops_go_on_as_if_it_had_not(songs, tmp_path):
     """The signal comes to one of them; with dropout, for which each has a generator of its own."""
-    keys = ["model.unet.dropout=0.5", "trainer.max_steps=60", "trainer.val_check_interval=100"]
+    keys = ["trainer=ddp", "trainer.precision=32-true", "matmul_precision=highest"]  # which would be those of GPUs
+    keys += ["model.unet.dropout=0.5", "trainer.max_steps=60", "trainer.val_check_interval=100"]
     trained(songs, tmp_path / "whole", 2, *keys)
     process = subprocess.Popen(
         command(songs, tmp_path / "parts", 2, *keys, "checkpoints.every=5"),
