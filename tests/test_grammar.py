@@ -38,6 +38,7 @@ def test_a_value_comes_back(value):
         (float("inf"), "inf"),
         ("songs/a.csv", "songs/a.csv"),
         ("null", "'null'"),
+        (".5", "'.5'"),
         ("It's, (1)", r"'It\'s, (1)'"),
         (["vocals", 2], "[vocals,2]"),
         ({"a": [1.5]}, "{a:[1.5]}"),

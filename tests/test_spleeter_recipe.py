@@ -157,6 +157,7 @@ def test_nasty_texts_are_composed(tmp_path):
 
 
 @example(path="A¹", stem="²")
+@example(path="0", stem=".0")
 @given(path=TEXTS | TRAPS, stem=TRAPS)
 @settings(max_examples=100, deadline=None)
 def test_any_text_survives_the_shell_hydra_and_yaml(path, stem):

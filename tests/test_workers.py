@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ def test_other_errors_are_left_alone() -> None:
     for error in (RuntimeError("out of memory"), RuntimeError("DataLoader timed out after 3 seconds")):
         assert workers.death(error, 0, lambda _: None) is None
         assert not workers.is_death(error)
+
+
+class Broken:
+    """A batch that a worker does not live to hand over."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return breaks, (os.getpid(),)
+
+
+def breaks(process: int) -> None:
+    threading.Timer(0.2, os.kill, (process, signal.SIGKILL)).start()
+    raise ConnectionResetError
+
+
+def test_a_worker_that_dies_as_it_hands_over_a_batch_is_dead() -> None:
+    loader = workers.Loader([Broken()], batch_size=None, num_workers=1)
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert workers.is_death(caught.value)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])

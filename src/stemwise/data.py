@@ -302,7 +302,7 @@ class StemData(lightning.LightningDataModule):
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int | None, **options: Any) -> DataLoader[dict[str, Any]]:
         count = min(self.num_workers, -(-len(sampler) // (batch_size or 1)))
-        return DataLoader(
+        return workers.Loader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.data import DataLoader
 
 from stemwise.errors import UserError
 
@@ -22,6 +25,21 @@ _ADVICE = {
     "(docker run --shm-size=8g), or set data.num_workers=0",
 }
 _OTHERWISE = "Look at `dmesg`, lower data.num_workers, or set data.num_workers=0, where the cause shows"
+
+
+class Loader(DataLoader[Any]):
+    """torch's loader, which says that a worker died also where it died in the middle of handing over a batch."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError):  # a connection may break before the kernel calls the worker dead
+                batch = next(batches)  # waits for that batch, and looks whose it was
+            yield batch
 
 
 def leave_signals(_: int = 0) -> None:
