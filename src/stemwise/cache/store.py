@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -21,10 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from stemwise import __version__, audio, progress, signals, spectrogram
-from stemwise.cache import entries, upkeep
+from stemwise.cache import building, entries, upkeep
 from stemwise.cache.entries import FORMAT, SUFFIX, Entry, Kind
 from stemwise.cache.storage import Decibel, Storage
 from stemwise.cache.upkeep import Look, gigabytes, reason
@@ -187,22 +185,9 @@ class Cache:
         upkeep.check_writable(self.folder, lacking)
         self._check_room([lengths[signal] for signal in missing])
         upkeep.remove_broken(faults)
-        cores = len(os.sched_getaffinity(0))
-        loader = DataLoader(
-            _Entries(self, missing),
-            batch_size=None,
-            num_workers=min(cores if workers is None else workers, len(missing)),
-            prefetch_factor=None if workers == 0 else 1,
-            worker_init_fn=_one_thread,
-            # A loader draws a seed; from the global generator, a run that builds would differ from one that does not.
-            generator=torch.Generator(),
-        )
-        failed = {}
-        for number, message in progress.track(_written(loader), what="Computing spectrograms", total=len(missing)):
-            if number < 0:
-                raise UserError(message)
-            if message:
-                failed[self.path(missing[number])] = message
+        done = building.compute(self, missing, workers)
+        work = progress.track(done, what="Computing spectrograms", total=len(missing))
+        failed = {self.path(signal): message for signal, message in work if message}
         return {signal: failed[path] for signal in lengths if (path := self.path(signal)) in failed}
 
     def _faults(self, paths: Sequence[Path], look: Look) -> dict[Path, Exception]:
@@ -276,47 +261,6 @@ class Direct:
 Source = Cache | Direct
 
 
-class _Entries(Dataset[tuple[int, str]]):
-    """The entries to write, as work for a loader's processes: item i writes entry i and says what was wrong.
-
-    The number is negative if nothing else can be written either.
-    """
-
-    def __init__(self, cache: Cache, missing: Sequence[Signal]) -> None:
-        self.cache, self.missing = cache, missing
-
-    def __len__(self) -> int:
-        return len(self.missing)
-
-    def __getitem__(self, number: int) -> tuple[int, str]:
-        signal = self.missing[number]
-        path = self.cache.path(signal)
-        try:
-            self.cache.compute(signal)
-        except UserError as error:
-            return number, str(error)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            todo = "Free some space" if full else "See that it can be written"
-            return -1, (
-                f"{path}: the spectrogram cannot be written ({error.strerror}). "
-                f"{todo} and run again, or set data.cache to another folder."
-            )
-        return number, ""
-
-
-def _written(loader: DataLoader[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "data.cache: a process that computes spectrograms was killed, perhaps for want of memory. "
-            "Free some and run again: what is complete stays."
-        ) from error
-
-
 @lru_cache(maxsize=FILES)
 def _path(folder: Path, kind: Kind, signal: Signal) -> Path:
     digest = _digest(kind, signal, fingerprint)
@@ -353,10 +297,6 @@ def forget_files() -> None:
 def _pad(found: Tensor, start: int, frames: int) -> Tensor:
     before = min(max(-start, 0), frames)
     return torch.nn.functional.pad(found, (0, 0, before, frames - before - found.shape[-2]))
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
 
 
 @lru_cache(maxsize=FILES)
