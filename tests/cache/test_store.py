@@ -610,27 +610,6 @@ def test_a_song_that_changes_while_it_is_read_makes_no_entry(
     assert files_in(made.folder) == {}
 
 
-@pytest.fixture
-def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Makes a folder one that cannot be written: permissions do not stop root, in whose name tests may run."""
-
-    def make(folder: Path) -> None:
-        def guarded(name: str, original: Callable[..., object]) -> Callable[..., object]:
-            def call(path: object, *arguments: object, **options: object) -> object:
-                writes = name != "open" or bool(int(arguments[0]) & (os.O_WRONLY | os.O_RDWR))  # type: ignore[call-overload]
-                inside = isinstance(path, int) or Path(os.fspath(path)).is_relative_to(folder)  # type: ignore[arg-type]
-                if writes and inside and not (name == "mkdir" and Path(path).exists()):  # type: ignore[arg-type]
-                    raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-                return original(path, *arguments, **options)
-
-            return call
-
-        for name in ("open", "unlink", "mkdir", "utime", "replace"):
-            monkeypatch.setattr(os, name, guarded(name, getattr(os, name)))
-
-    return make
-
-
 def test_a_complete_cache_need_not_be_written(
     folder: Path, tmp_path: Path, read_only: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

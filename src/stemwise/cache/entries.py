@@ -114,6 +114,17 @@ class Entry:
                     raise ValueError("it ends too early")
                 done += count
 
+    def pieces(self) -> Iterator[bytes]:
+        """All records, some at a time. Raises `OSError`, and `ValueError` behind them if they are not those written."""
+        with quietly_opened(self.path) as file:
+            file.seek(PAGE)
+            checksum = 0
+            while piece := file.read(_PIECE):
+                checksum = _checksum(piece, checksum)
+                yield piece
+        if checksum != self.header.checksum:
+            raise ValueError("its checksum is wrong")
+
 
 # Reading
 
@@ -203,13 +214,14 @@ def _start(file: IO[bytes], path: Path) -> Entry:
 # Writing
 
 
-def create(path: Path, kind: Kind, pieces: Iterable[bytes]) -> None:
+def create(path: Path, kind: Kind, pieces: Iterable[bytes], lock: int = fcntl.LOCK_EX) -> None:
     """Writes the records that come in `pieces` as the entry `path`, unless it is there or comes meanwhile.
 
-    It is on the disk when this returns. Raises `OSError`, and whatever `pieces` raises; then nothing is left.
+    It is on the disk when this returns. Raises `OSError`, and whatever `pieces` raises; then nothing is left. With
+    `fcntl.LOCK_NB` in `lock` it raises `BlockingIOError` where somebody else writes the entry, else it waits for them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _claim(path) as file:
+    with _claim(path, lock) as file:
         if file is None:
             return
         file.write(bytes(PAGE))
@@ -240,7 +252,7 @@ def _stamp(file: IO[bytes], header: Header) -> None:
 
 
 @contextmanager
-def _claim(path: Path) -> Iterator[IO[bytes] | None]:
+def _claim(path: Path, lock: int = fcntl.LOCK_EX) -> Iterator[IO[bytes] | None]:
     """The locked, empty `.part` file of an entry; None if the entry is there, perhaps written meanwhile.
 
     The lock goes with the process that holds it, so a killed build leaves a `.part` that the next one overwrites.
@@ -252,7 +264,7 @@ def _claim(path: Path) -> Iterator[IO[bytes] | None]:
     while not path.exists():
         with open(part, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)) as file:
             if locks:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, lock)
             # Whoever had the lock before may have renamed this very file to the entry: it must not be touched.
             if not _is_same(part, file):
                 continue

@@ -23,16 +23,16 @@ from torch import Tensor
 
 from stemwise import __version__, audio, progress, signals, spectrogram
 from stemwise.cache import building, entries, upkeep
-from stemwise.cache.entries import FORMAT, SUFFIX, Entry, Kind
+from stemwise.cache.copies import Copies
+from stemwise.cache.entries import FORMAT, PAGE, SUFFIX, Entry, Kind
 from stemwise.cache.storage import Decibel, Storage
-from stemwise.cache.upkeep import Look, gigabytes, reason
+from stemwise.cache.upkeep import SPARE_BYTES, Look, gigabytes, reason
 from stemwise.errors import UserError
-from stemwise.index import Signal
+from stemwise.index import TOLERANCE, Signal
 from stemwise.spectrogram import Spectrogram
 
 log = logging.getLogger(__name__)
 
-SPARE_BYTES = 1 << 28  # left free on the disk: logs and checkpoints must still fit
 PIECE = 1 << 19  # samples of windowed frames that are transformed at a time: 2 MB, which a core's cache holds
 FILES = 1 << 20  # of which is remembered what is known about them
 
@@ -41,11 +41,12 @@ _seen: dict[Path, Entry] = {}  # entries are looked at once: to read a first pag
 
 @dataclass(frozen=True)
 class Cache:
-    """The entries of one folder for one kind of spectrogram."""
+    """The entries of one folder for one kind of spectrogram, and perhaps copies of them on a disk that is nearer."""
 
     folder: Path
     settings: Spectrogram
     storage: Storage
+    copies: Copies | None = None
 
     @property
     def has_phase(self) -> bool:
@@ -85,10 +86,10 @@ class Cache:
         self._read(signal, first, records[before : before + last - first])
 
     def _read(self, signal: Signal, first: int, records: np.ndarray) -> None:
-        if not records.size:
+        if not records.size or (self.copies and self.copies.read(self.path(signal), first, records)):
             return
         for _ in range(2):
-            entry = self._entry(signal)
+            entry = self._shared(signal)
             try:
                 return entry.read(first, records)
             except (OSError, ValueError) as problem:
@@ -106,11 +107,25 @@ class Cache:
     # What is there, and what is broken
 
     def _entry(self, signal: Signal) -> Entry:
-        """The entry of `signal`, computed anew if it is gone or broken: a run outlives its cache."""
+        """The entry of `signal`: the copy if it has one, made now if it is to have one, else the shared entry."""
+        copies, path = self.copies, self.path(signal)
+        if copies is None:
+            return self._shared(signal)
+        if copies.lacks(signal, path):
+            shared = self._shared(signal)
+            try:
+                copies.make(shared)
+            except ValueError:
+                _seen.pop(path, None)
+                self._shared(signal, entries.check)
+        return copies.known.get(path) or self._shared(signal)
+
+    def _shared(self, signal: Signal, look: Look = entries.look) -> Entry:
+        """The entry in the cache's folder, computed anew if it is gone or broken: a run outlives its cache."""
         path = self.path(signal)
         if path not in _seen:
             try:
-                _seen[path] = self._look(path)
+                _seen[path] = self._look(path, look)
             except (OSError, ValueError) as error:
                 self._mend(signal, error)
                 try:
@@ -215,6 +230,23 @@ class Cache:
         own = {self.path(signal): signal for signal in lengths}
         needed = self._bytes([lengths[signal] for path, signal in own.items() if not path.exists()])
         upkeep.make_room(self.folder, limit, needed, own.keys())
+
+    def with_copies(self, folder: Path, lengths: Mapping[Signal, float], limit: int | None) -> "Cache":
+        """This cache with copies in `folder` of as much as fits into `limit` bytes (see `Copies`).
+
+        `lengths` are the durations in seconds of all that is read, that first which is copied first.
+        """
+        sizes = {signal: PAGE + self._bytes([seconds + TOLERANCE]) for signal, seconds in lengths.items()}
+        return replace(self, copies=Copies(folder, self._look, sizes, limit))
+
+    def prepare_copies(self, verify: bool) -> None:
+        """Makes room for the copies, once for each node before anybody reads; `verify` reads those that are there."""
+        if self.copies is None:
+            return
+        originals = [self._shared(signal) for signal in self.copies.chosen]
+        self.copies.make_room(originals)
+        if verify:
+            self.copies.check(originals)
 
     def _check_room(self, seconds: Sequence[float]) -> None:
         needed, free = self._bytes(seconds), shutil.disk_usage(self.folder).free

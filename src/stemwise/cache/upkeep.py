@@ -20,6 +20,7 @@ from stemwise.errors import UserError
 
 log = logging.getLogger(__name__)
 
+SPARE_BYTES = 1 << 28  # left free on a disk: logs and checkpoints must still fit
 FIRST_FORMAT = ".npy"  # the suffix of format 1
 
 _SHELF = re.compile(r"[0-9a-f]{2}")
