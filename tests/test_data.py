@@ -367,7 +367,7 @@ def test_batches_from_a_cache_that_is_damaged_meanwhile(workers: int, make: Make
             for entry in entries[::2]:
                 entry.write_bytes(entry.read_bytes()[:-100])
         if number == 20:
-            shutil.rmtree(root / "cache")
+            (root / "cache").rename(root / "gone")  # at once: workers are about to mend what was damaged
     assert len(found) == len(expected) == 40
     for one, two in zip(expected, found, strict=True):
         assert torch.equal(one["stems"], two["stems"])
@@ -391,9 +391,99 @@ def test_the_cache_is_built_in_shares(make: Make, root: Path) -> None:
     assert {path.name for path in (root / "cache").glob("*/*.stft")} == whole
 
 
+# Copies of a shared cache on the node's own disk.
+
+
+def started_on_a_node(data: StemData, rank: int = 0, ranks: int = 1) -> StemData:
+    """All ranks are on one node, and this one has looked at nothing yet, as it is a process of its own."""
+    if rank:
+        store.forget_files()
+    data.trainer = SimpleNamespace(global_rank=rank, local_rank=rank, world_size=ranks)  # type: ignore[assignment]
+    if not rank:
+        data.prepare_data()
+    data.setup("fit")
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    data.trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))  # type: ignore[union-attr]
+    return data
+
+
+def part_of(cache: Path) -> int:
+    """A limit that holds about half of it."""
+    return sum(path.stat().st_size for path in cache.glob("*/*.stft")) // 2
+
+
+@pytest.mark.parametrize("storage", ["half", "complex"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_with_local_copies_are_those_without(
+    storage: str, workers: int, make: Make, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = {"storage": storage, "batch_size": 2, "examples_per_song": 4, "num_workers": workers}
+    expected = epoch(started(make(**chosen)))
+    limit = part_of(root / "cache")
+    data = started_on_a_node(make(**chosen, local_cache=root / "local", local_cache_limit=limit))
+    for number in range(2):
+        found = epoch(data)
+        assert len(found) == len(expected)
+        for one, two in zip(expected, found, strict=True):
+            assert torch.equal(one["stems"], two["stems"])
+            assert torch.equal(one["mixture"], two["mixture"])
+        if number == 0:
+            first = {path: path.stat().st_ino for path in (root / "local").glob("*/*.stft")}
+    copies = {path: path.stat().st_ino for path in (root / "local").glob("*/*")}
+    assert copies == first
+    assert limit / 2 < sum(path.stat().st_size for path in copies) <= limit
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_ranks_of_a_node_choose_the_same_without_a_word(limited: bool, make: Make, root: Path) -> None:
+    started(make())
+    key = {"local_cache": root / "local", "local_cache_limit": part_of(root / "cache") if limited else None}
+    ranks = [started_on_a_node(make(batch_size=1, **key), rank, 3) for rank in range(3)]
+    chosen = [data.source.copies.chosen for data in ranks]  # type: ignore[union-attr]
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert len(chosen[0]) == 35 or limited
+    # Songs to learn from before those to validate with, and a song's signals together.
+    songs = ranks[0].songs("train")
+    whole = [all(signal in chosen[0] for signal in (song.mixture, *song.stems)) for song in songs]
+    assert whole == sorted(whole, reverse=True)
+    assert any(whole)
+    for data in ranks[::-1]:
+        epoch(data)
+    copies = list((root / "local").glob("*/*.stft"))
+    assert not limited or sum(path.stat().st_size for path in copies) <= key["local_cache_limit"]
+    assert len(copies) == len(chosen[0] & {s for song in songs for s in (song.mixture, *song.stems)})
+
+
+def test_training_goes_on_when_the_shared_folder_goes_and_all_is_local(make: Make, root: Path) -> None:
+    data = started_on_a_node(make(batch_size=1, num_workers=2, local_cache=root / "local"))
+    expected = epoch(data) + served(data, data.val_dataloader()[0])
+    (root / "cache").rename(root / "gone")
+    found = epoch(data) + served(data, data.val_dataloader()[0])
+    for one, two in zip(expected, found, strict=True):
+        assert torch.equal(one["stems"], two["stems"])
+    assert not (root / "cache").exists()
+
+
+@pytest.mark.parametrize("same", ["cache", "link", "elsewhere/../cache"])
+def test_a_cache_is_no_copy_of_itself(same: str, make: Make, root: Path) -> None:
+    (root / "link").symlink_to(root / "cache")
+    for _ in range(2):  # before the folder is there, and then
+        with pytest.raises(
+            UserError, match=r"data\.local_cache=.* is data\.cache itself.*a folder on a disk of the node"
+        ):
+            make(local_cache=root / same)
+        (root / "cache").mkdir(exist_ok=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"cache": None, "local_cache": "local"},
+            r"data\.local_cache=local: there is no cache to copy\. Set data\.cache",
+        ),
+        ({"local_cache_limit": "much"}, r"data\.local_cache_limit='much' is not a size\. Write 50G"),
         ({"verify": 1}, r"data\.verify=1 is not true or false"),
         ({"cache_limit": "much"}, r"data\.cache_limit='much' is not a size\. Write 50G"),
         ({"cache_limit": 0}, r"data\.cache_limit=0 is not a size"),

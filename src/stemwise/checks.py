@@ -10,7 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from stemwise.errors import UserError
 
-PATHS = ("ckpt_path", "init_from", "data.root", "data.train", "data.valid", "data.test", "data.cache")
+PATHS = (
+    *("ckpt_path", "init_from", "data.root", "data.train", "data.valid", "data.test"),
+    *("data.cache", "data.local_cache"),
+)
 PRECISIONS = ("highest", "high", "medium")  # as torch names them
 
 

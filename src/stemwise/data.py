@@ -34,8 +34,9 @@ class StemData(lightning.LightningDataModule):
     from `dataset`, a function of the root (`stemwise.datasets`). `sums` is explained at `index.sources`.
     `cache` is the folder of the spectrogram cache, or None to compute every crop anew; `storage` names what
     it holds (`storage.by_name`). It is kept within `cache_limit` (such as "50G") by removing what was used least
-    recently; `verify` has every byte of it checked before a run, not only what was changed or copied. An epoch shows
-    each song `examples_per_song` times.
+    recently; `verify` has every byte of it checked before a run, not only what was changed or copied.
+    `local_cache` is a folder of each node for copies of what is read from `cache`, as much as fits into
+    `local_cache_limit`, or onto the disk. An epoch shows each song `examples_per_song` times.
     `on_error="skip"` leaves out, counted and named, the songs that cannot be decoded; `raise` stops. It needs
     the cache, whose build decodes every song.
     """
@@ -53,6 +54,8 @@ class StemData(lightning.LightningDataModule):
         cache: str | Path | None = None,
         storage: str = "half",
         cache_limit: str | float | None = None,
+        local_cache: str | Path | None = None,
+        local_cache_limit: str | float | None = None,
         verify: bool = False,
         augment: Mapping[str, Augmentation] | None = None,
         batch_size: int = 4,
@@ -67,7 +70,8 @@ class StemData(lightning.LightningDataModule):
         self.csvs = {"train": train, "valid": valid, "test": test}
         self.sums = dict(sums or {})
         self.cache, self.storage = cache, storage
-        self.cache_limit, self.verify = _bytes(cache_limit), verify
+        self.cache_limit, self.verify = _bytes("cache_limit", cache_limit), verify
+        self.local_cache, self.local_cache_limit = local_cache, _bytes("local_cache_limit", local_cache_limit)
         self.augmentations = list((augment or {}).values())
         self.batch_size, self.examples_per_song = batch_size, examples_per_song
         cores = len(os.sched_getaffinity(0))
@@ -76,6 +80,7 @@ class StemData(lightning.LightningDataModule):
         self._found: Mapping[str, Index] | None = None
         self._indexes: dict[str, Index] = {}
         self._songs: dict[str, list[Song]] = {}
+        self._copied: Cache | None = None  # the cache with its local copies
         self._magnitudes: Pool | None = None
         self._counted = True  # whether what this rank validates is not another's as well
         self._resumed: int | None = None  # examples that were shown, of all ranks, as a checkpoint says
@@ -97,12 +102,26 @@ class StemData(lightning.LightningDataModule):
                 "data.on_error=skip needs the cache, whose build finds the songs that cannot be decoded. "
                 "Set data.cache to a folder, or data.on_error=raise."
             )
+        self._check_local_cache()
         kind = storage.by_name(self.storage)
         needing = [type(a).__name__ for a in self.augmentations if a.needs_phase]
         if needing and not kind.has_phase:
             raise UserError(
                 f"augment: {', '.join(needing)} changes stems one by one, which needs their phases; "
                 f"data.storage={self.storage} has none. Set data.storage=complex."
+            )
+
+    def _check_local_cache(self) -> None:
+        if self.local_cache is None:
+            return
+        if self.cache is None:
+            raise UserError(
+                f"data.local_cache={self.local_cache}: there is no cache to copy. Set data.cache to the shared folder."
+            )
+        if _is_same_folder(Path(self.local_cache), Path(self.cache)):
+            raise UserError(
+                f"data.local_cache={self.local_cache} is data.cache itself. Set it to a folder on a disk of the node, "
+                "or to null."
             )
 
     # Indexes
@@ -178,10 +197,21 @@ class StemData(lightning.LightningDataModule):
         # With on_error=raise the build has raised: what is gone by now, its first reader computes.
         if isinstance(self.source, Cache) and self.on_error == "skip":
             self._leave_out_missing(self.source)
+        if isinstance(self.source, Cache) and self.local_cache is not None and self._copied is None:
+            self._copied = self._with_copies(self.source, Path(self.local_cache))
+
+    def _with_copies(self, cache: Cache, folder: Path) -> Cache:
+        # The songs to learn from come first, and whole: validation reads a crop of each now and then.
+        copied = cache.with_copies(folder, self._lengths(self._songs_to_learn()), self.local_cache_limit)
+        if not self.trainer or self.trainer.local_rank == 0:
+            copied.prepare_copies(self.verify)
+        return copied
 
     @property
     def source(self) -> Source:
         """Where crops come from."""
+        if self._copied is not None:
+            return self._copied
         kind = storage.by_name(self.storage)
         if self.cache is None:
             return Direct(self.spectrogram, kind.has_phase)
@@ -195,8 +225,12 @@ class StemData(lightning.LightningDataModule):
     def _songs_to_learn(self) -> list[tuple[str, Song]]:
         return [(split, song) for split in ("train", "valid") for song in self.songs(split)]
 
+    def _lengths(self, songs: Sequence[tuple[str, Song]]) -> dict[Signal, float]:
+        """Seconds of each spectrogram that training reads."""
+        return {signal: song.seconds for split, song in songs for signal in self._needed(song, split)}
+
     def _build(self, cache: Cache, songs: Sequence[tuple[str, Song]], part: int = 0, parts: int = 1) -> None:
-        lengths = {signal: song.seconds for split, song in songs for signal in self._needed(song, split)}
+        lengths = self._lengths(songs)
         if self.cache_limit is not None:
             cache.make_room(lengths, self.cache_limit)
         look = entries.check if self.verify else entries.look
@@ -319,11 +353,18 @@ class StemData(lightning.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
-def _bytes(limit: str | float | None) -> int | None:
+def _bytes(key: str, limit: str | float | None) -> int | None:
     try:
         return None if limit is None else upkeep.parse_size(limit)
     except (TypeError, ValueError):
-        raise UserError(f"data.cache_limit={limit!r} is not a size. Write 50G, 800M or a number of bytes.") from None
+        raise UserError(f"data.{key}={limit!r} is not a size. Write 50G, 800M or a number of bytes.") from None
+
+
+def _is_same_folder(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)  # which sees through mounts, too
+    except OSError:
+        return one.resolve() == other.resolve()
 
 
 def _as_is(batch: Any) -> Any:

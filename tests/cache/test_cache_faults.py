@@ -77,6 +77,47 @@ def test_a_run_whose_cache_is_damaged_is_the_run_without_it(workers: int, train,
         assert not list(CACHE.glob("*/*.part"))
 
 
+def local(damage: Callable[[Path], object]) -> Callable[[], None]:
+    def do() -> None:
+        found = list(Path("local").glob("*/*.stft"))
+        assert found
+        for path in found:
+            damage(path)
+
+    return do
+
+
+LOCAL_FAULTS: dict[str, Callable[[], object]] = {
+    "none": lambda: None,
+    "folder removed": lambda: Path("local").rename("gone"),
+    "a byte of each copy changed": local(flip),
+}
+
+
+def test_a_run_with_local_copies_is_the_run_without_whatever_happens_to_them(train, after_step_3) -> None:
+    keys = [*STEPS, "data.num_workers=2"]
+    assert train(*keys).code == 0
+    clean, cache = weights(), {path: path.stat().st_mtime_ns for path in CACHE.glob("*/*")}
+    keys += ["data.local_cache=local", "data.local_cache_limit=60k"]
+    for name, fault in LOCAL_FAULTS.items():
+        shutil.rmtree("run")
+        for folder in ("local", "gone"):
+            shutil.rmtree(folder, ignore_errors=True)
+        store.forget_files()
+        after_step_3(fault)
+        done = train(*keys)
+        assert done.code == 0, (name, done.output)
+        assert "Local cache local: " in done.output
+        assert ("local copy" in done.output) == (name != "none"), (name, done.output)
+        assert "computed anew" not in done.output
+        found = weights()
+        assert all(torch.equal(found[key], clean[key]) for key in clean), name
+        copies = list(Path("local").glob("*/*"))
+        assert 0 < len(copies) < len(cache)
+        assert sum(path.stat().st_size for path in copies) <= 60_000
+        assert {path: path.stat().st_mtime_ns for path in CACHE.glob("*/*")} == cache
+
+
 @pytest.fixture
 def own_songs(songs: Path, tmp_path: Path) -> list[str]:
     """Songs that may be damaged, and the keys that name them."""
