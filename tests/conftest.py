@@ -1,5 +1,6 @@
 """Fixtures that more than one test file needs."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -106,6 +107,27 @@ def songs(tmp_path_factory: pytest.TempPathFactory, write_song: WriteSong) -> Pa
     for split, part in (("train", rows[:4]), ("valid", rows[4:5]), ("test", rows[5:])):
         (root / f"{split}.csv").write_text("\n".join([header, *part, ""]), encoding="utf-8")
     return root
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder one that cannot be written: permissions do not stop root, in whose name tests may run."""
+
+    def make(folder: Path) -> None:
+        def guarded(name: str, original: Callable[..., object]) -> Callable[..., object]:
+            def call(path: object, *arguments: object, **options: object) -> object:
+                writes = name != "open" or bool(int(arguments[0]) & (os.O_WRONLY | os.O_RDWR))  # type: ignore[call-overload]
+                inside = isinstance(path, int) or Path(os.fspath(path)).is_relative_to(folder)  # type: ignore[arg-type]
+                if writes and inside and not (name == "mkdir" and Path(path).exists()):  # type: ignore[arg-type]
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+                return original(path, *arguments, **options)
+
+            return call
+
+        for name in ("open", "unlink", "mkdir", "utime", "replace"):
+            monkeypatch.setattr(os, name, guarded(name, getattr(os, name)))
+
+    return make
 
 
 # A model that trains in a second: 8 kHz mono, windows of 16 frames, three layers.

@@ -436,12 +436,16 @@ def test_batches_with_local_copies_are_those_without(
 
 
 @pytest.mark.parametrize("limited", [True, False])
-def test_ranks_of_a_node_choose_the_same_without_a_word(limited: bool, make: Make, root: Path) -> None:
+def test_ranks_of_a_node_choose_the_same_without_a_word(
+    limited: bool, make: Make, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     started(make())
     key = {"local_cache": root / "local", "local_cache_limit": part_of(root / "cache") if limited else None}
     ranks = [started_on_a_node(make(batch_size=1, **key), rank, 3) for rank in range(3)]
     chosen = [data.source.copies.chosen for data in ranks]  # type: ignore[union-attr]
     assert chosen[0] == chosen[1] == chosen[2]
+    assert caplog.text.count("Local cache ") == 1  # one of them makes room
     assert len(chosen[0]) == 35 or limited
     # Songs to learn from before those to validate with, and a song's signals together.
     songs = ranks[0].songs("train")

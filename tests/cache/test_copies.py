@@ -167,6 +167,14 @@ def test_what_is_copied_needs_the_shared_folder_no_more(shared: Cache, local: Ca
     assert len(state(shared.folder)) == 2
 
 
+def test_what_somebody_copied_beforehand_is_taken(shared: Cache, local: Cache, signals: list[Signal]) -> None:
+    folder = shutil.copytree(shared.folder, local.copies.folder)
+    before = state(folder)
+    shared.folder.rename(shared.folder.with_name("gone"))
+    assert len(crops(local, signals)) == len(before)
+    assert state(folder) == before
+
+
 def test_the_shared_folder_need_not_be_written(
     shared: Cache, local: Cache, signals: list[Signal], read_only: Callable[[Path], None], caplog
 ) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from stemwise.cache import entries, upkeep
-from stemwise.cache.entries import Entry
+from stemwise.cache.entries import Entry, Header
 from stemwise.cache.upkeep import SPARE_BYTES, File, Look, gigabytes, reason
 from stemwise.errors import UserError
 from stemwise.index import Signal
@@ -47,15 +47,15 @@ class Copies:
 
     def path(self, original: Path) -> Path:
         """Where the copy of an entry lies, whether it is there yet or not."""
-        return self.folder / original.parent.name / original.name
+        return Path(self.folder, *original.parts[-2:])
 
     # Before a run, once for each node
 
     def make_room(self, originals: Sequence[Entry]) -> None:
         """Removes what stands in the way of copies of `originals`, which are those chosen, and says how much they are.
 
-        That is what killed runs have left, copies of what was computed anew since with another result, and, as far as
-        limit and disk demand it, what was used least recently of the rest. Where it fails, no copies are made.
+        That is what killed runs have left, copies that are not of what the originals hold today, and, as far as limit
+        and disk demand it, what was used least recently of the rest. Where it fails, no copies are made.
         """
         log.info(
             "Local cache %s: %d of %d spectrograms (%s of %s) are copied there when they are first read.",
@@ -65,27 +65,22 @@ class Copies:
             gigabytes(sum(self.sizes[signal] for signal in self.chosen)),
             gigabytes(sum(self.sizes.values())),
         )
+        needed = {self.path(original.path): original.header for original in originals}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = upkeep.files(self.folder)
-            useless = {file.path: file for file in (*upkeep.useless(found), *self._outdated(found, originals))}
+            useless = {file.path: file for file in (*upkeep.useless(found), *_outdated(found, needed))}
             upkeep.remove(useless.values())
-            self._make_room([file for file in found if file.path not in useless], originals)
+            self._make_room([file for file in found if file.path not in useless], needed)
         except (OSError, UserError) as error:
             self._stop(error)
 
-    def _outdated(self, found: Sequence[File], originals: Sequence[Entry]) -> list[File]:
-        checksums = {self.path(original.path): original.header.checksum for original in originals}
-        ours = [file for file in found if file.header and file.path in checksums]
-        return [file for file in ours if file.header and file.header.checksum != checksums[file.path]]
-
-    def _make_room(self, found: Sequence[File], originals: Sequence[Entry]) -> None:
-        needed = {self.path(original.path): original.header.size for original in originals}
+    def _make_room(self, found: Sequence[File], needed: Mapping[Path, Header]) -> None:
         there = {file.path for file in found}
-        to_come = sum(size for path, size in needed.items() if path not in there)
+        to_come = sum(header.size for path, header in needed.items() if path not in there)
         free = shutil.disk_usage(self.folder).free
         room = sum(file.size for file in found) + max(free - SPARE_BYTES, 0)
-        gone = upkeep.beyond(found, min(room, room if self.limit is None else self.limit) - to_come, needed.keys())
+        gone = upkeep.beyond(found, min(room, room if self.limit is None else self.limit) - to_come, needed)
         upkeep.remove(gone)
         if to_come > free + sum(file.size for file in gone) - SPARE_BYTES:
             log.warning(
@@ -187,6 +182,12 @@ class Copies:
                 self.folder,
                 reason(error),
             )
+
+
+def _outdated(found: Sequence[File], needed: Mapping[Path, Header]) -> list[File]:
+    """Copies of what was computed anew since with another result, as another processor may give it."""
+    ours = [(file, needed[file.path]) for file in found if file.path in needed]
+    return [file for file, header in ours if file.header and file.header.checksum != header.checksum]
 
 
 def _first_that_fit(sizes: Mapping[Signal, int], limit: int | None) -> Iterator[Signal]:
