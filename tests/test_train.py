@@ -104,7 +104,7 @@ def test_a_resumed_run_accumulates_as_an_uninterrupted_one(train):
 @pytest.mark.slow
 def test_compiled_runs_resume_and_leave_the_same_files(train):
     """That the weights are those of an uninterrupted run is not held here: compiled, they are not to the last digit."""
-    keys = ["compile=default", "ema=0.9", "data.batch_size=2", "trainer.val_check_interval=4"]
+    keys = ["compile=default", "stem_names=[vocals]", "ema=0.9", "data.batch_size=2", "trainer.val_check_interval=4"]
     whole = train("hydra.run.dir=whole", "trainer.max_steps=5", *keys)
     train("hydra.run.dir=parts", "trainer.max_steps=2", *keys)
     resumed = train("hydra.run.dir=parts", "trainer.max_steps=5", "ckpt_path=last", *keys)
@@ -117,7 +117,7 @@ def test_compiled_runs_resume_and_leave_the_same_files(train):
         assert one[part].keys() == other[part].keys()
     plain = train("hydra.run.dir=parts", "trainer.max_steps=6", "ckpt_path=last", *keys[1:])
     assert plain.code == 0, plain.output
-    assert model_file.load(Path("whole/model.safetensors")).stems == ("vocals", "drums", "bass", "other")
+    assert model_file.load(Path("whole/model.safetensors")).stems == ("vocals",)
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(train, monkeypatch):

@@ -22,13 +22,17 @@ KEYS = ["model.unet.dropout=0", "data.examples_per_song=4", "trainer.max_steps=6
 KEYS += ["optimizer.lr=0.001", "trainer.sync_batchnorm=true", "ema=0.9", "augment=remix"]
 
 
-def command(songs: Path, run: Path, count: int, *overrides: str) -> list[str]:
+def keys_for(songs: Path, run: Path, count: int) -> list[str]:
     # Three songs to validate with: they do not divide among two.
     lines = (songs / "train.csv").read_text().splitlines()
     (songs / "three.csv").write_text("\n".join([*lines[:4], ""]))
-    data = ["data=csv", f"data.root={songs}", f"data.train={songs}/train.csv", f"data.valid={songs}/three.csv"]
     shape = [f"trainer.devices={count}", f"data.batch_size={4 // count}", f"hydra.run.dir={run}"]
-    return [sys.executable, "-m", "train", *data, *TINY, *KEYS, *shape, *overrides]
+    return [f"data.valid={songs}/three.csv", *KEYS, *shape]
+
+
+def command(songs: Path, run: Path, count: int, *overrides: str) -> list[str]:
+    data = ["data=csv", f"data.root={songs}", f"data.train={songs}/train.csv"]
+    return [sys.executable, "-m", "train", *data, *TINY, *keys_for(songs, run, count), *overrides]
 
 
 def trained(*arguments, environment=None) -> None:
@@ -56,10 +60,10 @@ def logged(run: Path) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_validate_as_one(songs, tmp_path):
+def test_two_ranks_train_and_validate_as_one(train, songs, tmp_path):
     """Weights after six steps, statistics, averaged weights, losses and SDR: to float32's rounding."""
-    for count in (1, 2):
-        trained(songs, tmp_path / str(count), count)
+    assert train(*keys_for(songs, tmp_path / "1", 1)).code == 0
+    trained(songs, tmp_path / "2", 2)
     one, two = (torch.load(tmp_path / f"{n}/checkpoints/last.ckpt", weights_only=True) for n in (1, 2))
     for part in ("state_dict", "current_model_state"):
         torch.testing.assert_close(one[part], two[part], rtol=1e-3, atol=2e-5)
@@ -74,11 +78,11 @@ def test_two_ranks_train_and_validate_as_one(songs, tmp_path):
 
 
 @pytest.mark.slow
-def test_more_ranks_than_songs_to_validate_with(songs, tmp_path):
+def test_more_ranks_than_songs_to_validate_with(train, songs, tmp_path):
     """The rank for which none is left does not count."""
     keys = [f"data.valid={songs}/valid.csv", "trainer.max_steps=3"]
-    for count in (1, 2):
-        trained(songs, tmp_path / str(count), count, *keys)
+    assert train(*keys_for(songs, tmp_path / "1", 1), *keys).code == 0
+    trained(songs, tmp_path / "2", 2, *keys)
     found = logged(tmp_path / "1"), logged(tmp_path / "2")
     assert len(found[0]) == 5 + 5
     assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-3)
