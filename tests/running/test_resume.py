@@ -109,6 +109,21 @@ def test_stopped_in_a_validation(train, whole, monkeypatch):
     assert_equal(whole, "parts")
 
 
+def test_stopped_in_a_validation_at_the_end_of_an_epoch(train, monkeypatch):
+    """From the checkpoint before it as from one behind it, the next epoch begins."""
+    keys = [*KEYS, "trainer.val_check_interval=6"]
+    assert train("hydra.run.dir=whole", *keys).code == 0
+    at_step(monkeypatch, 6, send(signal.SIGTERM), "validation_step")
+    assert train("hydra.run.dir=parts", *keys).code == 128 + signal.SIGTERM
+    assert train("hydra.run.dir=parts", "resume=auto", *keys).code == 0
+    assert_equal("whole", "parts")
+    best = torch.load("whole/checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == 6
+    assert train("hydra.run.dir=again", "ckpt_path=whole/checkpoints/best.ckpt", *keys).code == 0
+    one, other = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("whole", "again"))
+    torch.testing.assert_close(one["optimizer_states"], other["optimizer_states"], rtol=0, atol=0)
+
+
 def test_stopped_three_times_with_other_numbers_of_workers(train, whole, monkeypatch):
     for step, workers in ((1, 2), (2, 0), (6, 1)):
         with monkeypatch.context() as patch:

@@ -210,9 +210,15 @@ class Checkpoints(Checkpoint):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # A batch that is ready and not begun is not part of it. Lightning would count it, and the step before it twice.
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
+        loop = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
+        for counts in (batches["total"], batches["current"]):
             counts["ready"] = counts["completed"]
+        if batches["current"]["completed"] == trainer.num_training_batches:
+            # Of a validation behind the last batch: Lightning would go on in an epoch without batches, for ever.
+            batches["current"], batches["is_last_batch"] = dict.fromkeys(batches["current"], 0), False
+            for counts in (epochs["total"], epochs["current"]):
+                counts["processed"] = counts["completed"] = counts["started"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"validation_due": self.validation_due, "random": _of_all_ranks(_random())}
