@@ -21,6 +21,7 @@ from stemwise import checks, model_file
 from stemwise.data import StemData
 from stemwise.errors import UserError
 from stemwise.running import checkpoints, folders, interrupts
+from stemwise.running.callbacks import RunFolder
 from stemwise.running.checkpoints import CheckpointFiles
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
@@ -122,6 +123,20 @@ def test_stopped_in_a_validation_at_the_end_of_an_epoch(train, monkeypatch):
     assert train("hydra.run.dir=again", "ckpt_path=whole/checkpoints/best.ckpt", *keys).code == 0
     one, other = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("whole", "again"))
     torch.testing.assert_close(one["optimizer_states"], other["optimizer_states"], rtol=0, atol=0)
+
+
+def test_stopped_behind_a_validation(train, whole, monkeypatch):
+    """While the model is written, and by the end of a run that then gets more steps: the next step is the next."""
+    with monkeypatch.context() as patch:
+        write = RunFolder.write_model
+        patch.setattr(RunFolder, "write_model", lambda *given: (write(*given), send(signal.SIGTERM)()))
+        assert train("hydra.run.dir=parts", *KEYS).code == 128 + signal.SIGTERM
+    assert torch.load("parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    assert train("hydra.run.dir=parts", "resume=auto", *KEYS).code == 0
+    assert_equal(whole, "parts")
+    assert train("hydra.run.dir=more", *KEYS, "trainer.max_steps=8").code == 0
+    assert train("hydra.run.dir=more", "resume=auto", *KEYS).code == 0
+    assert_equal(whole, "more")
 
 
 def test_stopped_three_times_with_other_numbers_of_workers(train, whole, monkeypatch):

@@ -136,13 +136,18 @@ class Checkpoints(Checkpoint):
     # When
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not self.validation_due:
-            return
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        if self.validation_due:
+            self._make_up(trainer, loop.val_loop)
+        if loop.restarting and fetcher is not None:
+            # Where a validation lies behind, Lightning begins with a turn without a batch, and logs it as a step.
+            loop._batches_that_stepped = trainer.global_step - loop._should_check_val_fx(fetcher)
+
+    def _make_up(self, trainer: lightning.Trainer, validation: Any) -> None:
         # Lightning takes a checkpoint of this moment to be one of after the validation.
         self._making_up = trainer.validating = True
-        loop = trainer.fit_loop.epoch_loop.val_loop
-        loop.restarting = False  # from its first song, wherever that of the checkpoint had come
-        loop.run()
+        validation.restarting = False  # from its first song, wherever that of the checkpoint had come
+        validation.run()
         trainer.training = True
         self._making_up = self.validation_due = False
 
