@@ -42,6 +42,7 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     import lightning
 
     from stemwise.running import provenance
+    from stemwise.running.interrupts import Stopped
 
     _set_precision(cfg.matmul_precision)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -55,8 +56,14 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     if trainer.is_global_zero:
         splits = {split: data.checked_index(split) for split in ("train", "valid")}
         provenance.record(folder, splits, launch.plain(cfg), launch.given())
-    _fit(trainer, module, data, checkpoint)
-    _finish(trainer, module, data, folder)
+    try:
+        _fit(trainer, module, data, checkpoint)
+        _finish(trainer, module, data, folder)
+    except Stopped:
+        raise
+    except SystemExit:
+        # So Lightning ends on Ctrl-C, with 1.
+        sys.exit(130 if trainer.interrupted else 1)
 
 
 def _set_precision(matmul: str) -> None:
@@ -97,7 +104,6 @@ def _checkpoint(cfg: DictConfig, folder: Path, model: Any) -> Path | None:
 
 def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
     from stemwise import workers
-    from stemwise.running.interrupts import Stopped
     from stemwise.running.ranks import Ranks
 
     ranks = next(part for part in trainer.callbacks if isinstance(part, Ranks))
@@ -109,11 +115,6 @@ def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
         if lost := ranks.lost(error):
             raise lost from error
         raise
-    except Stopped:
-        raise
-    except SystemExit:
-        # So Lightning ends on Ctrl-C, with 1.
-        sys.exit(130 if trainer.interrupted else 1)
     finally:
         workers.end()  # those of a run that failed are still there
 

@@ -170,6 +170,14 @@ def test_a_second_ctrl_c_ends_it_at_once(train, monkeypatch):
     assert torch.load("parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
+def test_ctrl_c_in_the_judgement_of_the_last_steps_loses_nothing(train, whole, monkeypatch):
+    """There is nothing left to save."""
+    at_step(monkeypatch, 9, send(signal.SIGINT), "validation_step")
+    assert train("hydra.run.dir=parts", *KEYS).code == 130
+    assert train("hydra.run.dir=parts", "resume=auto", *KEYS).code == 0
+    assert_equal(whole, "parts")
+
+
 def test_in_a_job_of_slurm_sigusr1_queues_it_again(train, monkeypatch, tmp_path):
     scontrol = tmp_path / "bin/scontrol"
     scontrol.parent.mkdir()
