@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from stemwise import examples, index, workers
 from stemwise.augment import Augmentation
-from stemwise.cache import entries, storage, upkeep
+from stemwise.cache import entries, storage, store, upkeep
 from stemwise.cache.store import Cache, Direct, Source
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops, Song
@@ -194,6 +194,7 @@ class StemData(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             self._say_short()
+            self._note_files()
         # With on_error=raise the build has raised: what is gone by now, its first reader computes.
         if isinstance(self.source, Cache) and self.on_error == "skip":
             self._leave_out_missing(self.source)
@@ -261,6 +262,13 @@ class StemData(lightning.LightningDataModule):
             if not there:
                 raise UserError(f"data.{split}: no song is left that can be decoded. See the warnings above.")
             self._songs[split] = there
+
+    def _note_files(self) -> None:
+        """Has the files that are read in a run noted before there are workers: all must know the same ones."""
+        for split, song in self._songs_to_learn():
+            if split == "valid" or isinstance(self.source, Direct):
+                for signal in (song.mixture, *song.stems):
+                    store.check_unchanged(signal)
 
     def _say_short(self) -> None:
         settings = self.spectrogram

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from stemwise import augment, index, signals
 from stemwise.augment import Augmentation
+from stemwise.cache import store
 from stemwise.cache.storage import Complex
 from stemwise.cache.store import Cache, Source
 from stemwise.index import Index, Signal
@@ -240,6 +241,8 @@ class WholeSongs(Dataset[dict[str, Any]]):
     def __getitem__(self, number: int) -> dict[str, Any]:
         song = self.songs[number]
         waveforms = signals.stack([song.mixture, *song.stems], self.settings)
+        for signal in (song.mixture, *song.stems):
+            store.check_unchanged(signal)
         return {"mixture": waveforms[0], "stems": waveforms[1:], "name": song.name}
 
 

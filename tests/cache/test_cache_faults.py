@@ -158,6 +158,18 @@ def test_songs_that_are_gone_end_a_run_with_one_message(
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("keys", [["data.cache=null", "trainer.limit_val_batches=0"], []], ids=["no cache", "cache"])
+def test_songs_that_changed_are_not_taken_for_those_of_before(keys, workers: int, train, own_songs, after_step_3):
+    """Without a cache they are read for each crop, and with one for the validation. The length stays."""
+    store.forget_files()
+    after_step_3(change_songs)
+    done = train(*STEPS, *own_songs, *keys, f"data.num_workers={workers}")
+    assert done.code == 2, done.output
+    assert done.output.count("error: ") == 1
+    assert ".wav: changed since this run began" in done.output
+
+
 def test_songs_that_are_gone_do_not_end_a_run_that_does_not_need_them(train, own_songs, after_step_3) -> None:
     store.forget_files()
     after_step_3(remove_songs)

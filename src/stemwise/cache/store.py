@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 PIECE = 1 << 19  # samples of windowed frames that are transformed at a time: 2 MB, which a core's cache holds
 FILES = 1 << 20  # of which is remembered what is known about them
 
+_begun: dict[Path, tuple[int, int] | None] = {}  # size and time of change of songs that are read again and again
 _seen: dict[Path, Entry] = {}  # entries are looked at once: to read a first page takes as long as a crop of records
 
 
@@ -180,7 +181,7 @@ class Cache:
             yield records.tobytes()
         # What was read must be what the entry is named after.
         if _digest(self.kind, signal, fingerprint.__wrapped__) != self.path(signal).stem:
-            raise UserError(f"{_names(signal)}: changed since this run began. Leave songs alone while it runs.")
+            raise _changed(_names(signal))
 
     def build(
         self, lengths: Mapping[Signal, float], workers: int | None = None, look: Look = entries.look
@@ -285,6 +286,7 @@ class Direct:
         length = frames * settings.hop + settings.overlap
         before = min(max(-first, 0), length)
         waveform = signals.read(signal, settings, max(first, 0), length - before)
+        check_unchanged(signal)
         padded = torch.nn.functional.pad(waveform, (before, length - before - waveform.shape[-1]))
         found = spectrogram.spectra(padded, settings)[..., : settings.bins]
         return found if self.has_phase else found.abs()
@@ -324,6 +326,23 @@ def forget_files() -> None:
     for known in (fingerprint, _path, _samples):
         known.cache_clear()
     _seen.clear()
+    _begun.clear()
+
+
+def check_unchanged(signal: Signal) -> None:
+    """Raises `UserError` if a file is not as it was when this process, or the one that started it, first asked."""
+    for cell in signal:
+        try:
+            stat = cell.path.stat()
+            now = stat.st_size, stat.st_mtime_ns
+        except OSError:
+            now = None  # who reads it says so
+        if _begun.setdefault(cell.path, now) != now:
+            raise _changed(str(cell.path))
+
+
+def _changed(names: str) -> UserError:
+    return UserError(f"{names}: changed since this run began. Leave songs alone while it runs.")
 
 
 def _pad(found: Tensor, start: int, frames: int) -> Tensor:
