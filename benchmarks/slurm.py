@@ -58,9 +58,9 @@ def main() -> int:
 
 
 def _prepare(ground: Path) -> None:
-    import faults
+    import faults_ground
 
-    faults.write_songs(ground / "songs")
+    faults_ground.write_songs(ground / "songs")
 
 
 # Scenarios

@@ -61,7 +61,7 @@ class Place:
     # What is run
 
     def keys(self, *overrides: str) -> list[str]:
-        import faults
+        import faults_ground
 
         songs = self.ground / "songs"
         own = [f"data.root={songs}", *(f"data.{split}={songs}/{split}.csv" for split in ("train", "valid"))]
@@ -73,7 +73,7 @@ class Place:
         ]
         own += [*RANKS, *overrides]
         given = {override.split("=")[0] for override in own}
-        return [*(key for key in faults.KEYS if key.split("=")[0] not in given), *own]
+        return [*(key for key in faults_ground.KEYS if key.split("=")[0] not in given), *own]
 
     def write_script(self, limit: str = "", notice: int = 120) -> None:
         command = " ".join(["python -m train", *(self._quoted(key) for key in self.keys())])
@@ -157,11 +157,11 @@ class Place:
 
 def compared(clean: Path, run: Path) -> list[str]:
     """In what a run is not the undisturbed one."""
-    import faults
+    import faults_ground
 
     if not (run / "model.safetensors").exists():
         return ["it did not end"]
-    return [f"{what} differs" for what in faults.differences(clean, run)]
+    return [f"{what} differs" for what in faults_ground.differences(clean, run)]
 
 
 def ranks() -> dict[int, int]:
