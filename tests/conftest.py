@@ -14,10 +14,13 @@ import soundfile
 import torch
 from hypothesis import settings
 
+from stemwise import files
+from stemwise.cache import store
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNetSettings
+from stores import BUCKET, KEYS, S3, WebServer
 
 # The networks here are so small that threads cost more than they give; commands under test inherit it.
 torch.set_num_threads(1)
@@ -77,6 +80,57 @@ def write_song() -> WriteSong:
         return folder
 
     return write
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch):
+    """No credentials, endpoints and proxies but those that a test sets, and no file system that knows others."""
+
+    for name in [
+        name for name in os.environ if name.startswith(("AWS_", "FSSPEC_")) or name.lower().endswith("_proxy")
+    ]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("NETRC", os.devnull)
+    monkeypatch.setattr(files, "PAUSES", (0.01, 0.02))
+    store.forget_files()
+    yield monkeypatch
+    store.forget_files()
+
+
+@pytest.fixture
+def web(network):
+    """A web server on loopback."""
+    server = WebServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_web(web: WebServer, network) -> WebServer:
+    """The same as an endpoint of S3, whose bucket `songs` is the folder of that name."""
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": web.url, "AWS_MAX_ATTEMPTS": "2"}.items():
+        network.setenv(name, value)
+    return web
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    server = S3()
+    yield server
+    server.server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3, network) -> S3:
+    """An empty bucket of an S3-compatible server on loopback, to which the environment leads."""
+    for item in s3_server.client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        s3_server.client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://{s3_server.host}"}.items():
+        network.setenv(name, value)
+    return s3_server
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ GROUND = {
     "process": set(),
     "grammar": set(),
     "progress": set(),
+    "files": {"errors"},
     "resampling": set(),
-    "audio": {"codecs", "errors", "resampling"},
+    "audio": {"codecs", "errors", "files", "resampling"},
     "naming": {"errors"},
     "workers": {"errors"},
     "download": {"errors", "progress"},
@@ -26,12 +27,12 @@ GROUND = {
     "masks": {"errors"},
     "metrics": set(),
     "augment": {"errors"},
-    "index": {"audio", "errors", "progress"},
-    "codecs": {"errors"},
+    "index": {"audio", "errors", "files", "progress"},
+    "codecs": {"errors", "files"},
 }
 MODEL = {
     "signals": {"audio", "index", "spectrogram"},
-    "cache": {"audio", "errors", "index", "progress", "signals", "spectrogram"},
+    "cache": {"audio", "errors", "files", "index", "progress", "signals", "spectrogram"},
     "examples": {"augment", "cache", "index", "sharing", "signals", "spectrogram"},
     "separator": {"errors", "masks", "spectrogram", "unet", "wiener"},
     "model_file": {"errors", "masks", "separator", "spectrogram", "unet"},
@@ -55,7 +56,7 @@ MODEL = {
     "datasets": {"errors", "index", "progress"},
 }
 TRAINING = {
-    "data": {"augment", "cache", "errors", "examples", "index", "sharing", "spectrogram", "workers"},
+    "data": {"augment", "cache", "errors", "examples", "files", "index", "sharing", "spectrogram", "workers"},
     "compilation": {"errors"},
     "training": {"compilation", "errors", "metrics", "separator"},
     "optimizers": set(),
@@ -63,6 +64,7 @@ TRAINING = {
         "data",
         "errors",
         "examples",
+        "files",
         "index",
         "model_file",
         "pretrained",
@@ -74,7 +76,7 @@ TRAINING = {
     },
 }
 ENTRY = {
-    "launch": {"errors", "grammar", "running"},
+    "launch": {"errors", "files", "grammar", "running"},
     "checks": {"compilation", "errors"},
     "commands": {
         "cache",
@@ -84,6 +86,7 @@ ENTRY = {
         "errors",
         "evaluation",
         "export",
+        "files",
         "grammar",
         "index",
         "launch",

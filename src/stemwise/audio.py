@@ -18,6 +18,7 @@ from torch import Tensor
 from stemwise import resampling
 from stemwise.codecs import decoding, encoding, formats
 from stemwise.errors import UserError
+from stemwise.files import Place
 
 _ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8, as Python carries them
 
@@ -35,7 +36,7 @@ class Info:
         return self.frames / self.sample_rate
 
 
-def probe(path: Path, stream: int | None = None) -> Info:
+def probe(path: Place, stream: int | None = None) -> Info:
     """Length, rate and channels of a file, or of its audio stream number `stream` (from 0; None: the first).
 
     The length is what `read` gives, whatever the header says: in M4A with AAC the last packet is whole, up to 1023
@@ -58,7 +59,7 @@ def length(info: Info, sample_rate: int) -> int:
 
 
 def stream(
-    path: Path,
+    path: Place,
     *,
     sample_rate: int,
     channels: int,
@@ -92,7 +93,7 @@ def stream(
 
 
 def read(
-    path: Path,
+    path: Place,
     *,
     sample_rate: int,
     channels: int,
@@ -117,7 +118,7 @@ def read(
 _stream = stream  # `read` has an argument of that name
 
 
-def _mix(blocks: Iterator[Tensor], path: Path, channel: int | None, channels: int) -> Iterator[Tensor]:
+def _mix(blocks: Iterator[Tensor], path: Place, channel: int | None, channels: int) -> Iterator[Tensor]:
     for block in blocks:
         there = len(block)
         if channel is not None and channel >= there:

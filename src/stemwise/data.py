@@ -10,12 +10,13 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import examples, index, workers
+from stemwise import examples, files, index, workers
 from stemwise.augment import Augmentation
 from stemwise.cache import entries, storage, store, upkeep
 from stemwise.cache.store import Cache, Direct, Source
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops, Song
+from stemwise.files import Place, Url
 from stemwise.index import Index, Signal
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
@@ -30,8 +31,9 @@ Find = Callable[[Path | None], Mapping[str, Index]]
 class StemData(lightning.LightningDataModule):
     """Songs with stems, from index CSVs or from a data set's own layout.
 
-    `train`, `valid` and `test` are index CSVs with paths relative to `root`; splits that are not given come
-    from `dataset`, a function of the root (`stemwise.datasets`). `sums` is explained at `index.sources`.
+    `train`, `valid` and `test` are index CSVs with paths relative to `root`, all of which may be URLs; splits that
+    are not given come from `dataset`, a function of the root (`stemwise.datasets`). `sums` is explained at
+    `index.sources`.
     `cache` is the folder of the spectrogram cache, or None to compute every crop anew; `storage` names what
     it holds (`storage.by_name`). It is kept within `cache_limit` (such as "50G") by removing what was used least
     recently; `verify` has every byte of it checked before a run, not only what was changed or copied.
@@ -66,8 +68,8 @@ class StemData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.stems, self.spectrogram = tuple(stems), spectrogram
-        self.root, self.dataset = None if root is None else Path(root), dataset
-        self.csvs = {"train": train, "valid": valid, "test": test}
+        self.root, self.dataset = _place("root", root), dataset
+        self.csvs = {split: _place(split, csv) for split, csv in zip(index.SPLITS, (train, valid, test), strict=True)}
         self.sums = dict(sums or {})
         self.cache, self.storage = cache, storage
         self.cache_limit, self.verify = _bytes("cache_limit", cache_limit), verify
@@ -95,6 +97,8 @@ class StemData(lightning.LightningDataModule):
                 raise UserError(f"data.{name}={value!r} is not a whole number from {least} on.")
         if not isinstance(self.verify, bool):
             raise UserError(f"data.verify={self.verify!r} is not true or false.")
+        if self.cache is not None and "://" in str(self.cache):
+            raise UserError(f"data.cache={self.cache} is not a folder of this machine. Set it to one, or to null.")
         if self.on_error not in ON_ERROR:
             raise UserError(f"data.on_error={self.on_error!r} is not one of {', '.join(ON_ERROR)}.")
         if self.on_error == "skip" and self.cache is None:
@@ -135,11 +139,15 @@ class StemData(lightning.LightningDataModule):
     def _find(self, split: str) -> Index:
         csv = self.csvs[split]
         if csv is not None:
-            csv = Path(csv)
             return index.read(csv, self.root or csv.parent)
         if self.dataset is None:
             raise UserError(f"data.{split}: no index CSV is given. Set data.{split}=PATH.csv.")
         if self._found is None:
+            if isinstance(self.root, Url):
+                raise UserError(
+                    f"data.root={self.root}: only songs that are listed in CSVs may lie behind a URL. "
+                    f"Set data=csv data.train=… data.valid=…, or copy them to this machine."
+                )
             self._found = self.dataset(self.root)
         found = self._found[split]
         if not found.tracks:
@@ -359,6 +367,10 @@ class StemData(lightning.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _place(key: str, value: str | Path | None) -> Place | None:
+    return None if value is None else files.configured(f"data.{key}", str(value))
 
 
 def _bytes(key: str, limit: str | float | None) -> int | None:

@@ -5,6 +5,7 @@
 
 - `<stem>_path` names a stem's file, relative to the data root (or absolute). `mix_path` names the
   mixture's; without that column the mixture is the sum of all the stems.
+- It may be a URL (`files.PROTOCOLS`), and so may the root and the CSV itself.
 - A cell may name one audio stream of a file, `song.stem.mp4#stream=4`, or one channel of it,
   `clip.flac#channel=1`, or both in this order; both count from 0.
 - `duration` (seconds) and `name` (what the song is called) may be missing. Other columns are ignored.
@@ -13,6 +14,7 @@ Spaces around a cell do not count. Spleeter's own index files are of this form.
 """
 
 import csv
+import io
 import logging
 import math
 import os
@@ -23,8 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stemwise import audio, progress
+from stemwise import audio, files, progress
 from stemwise.errors import UserError, raise_all
+from stemwise.files import Place, Url
 
 log = logging.getLogger(__name__)
 
@@ -39,31 +42,31 @@ _CELL = re.compile(r"(?P<path>.*?)(#stream=(?P<stream>\d{1,9}))?(#channel=(?P<ch
 
 @dataclass(frozen=True)
 class Cell:
-    """One waveform on disk: a file, or one audio stream of it, or one channel of that."""
+    """One waveform in a file: all of it, or one audio stream of it, or one channel of that."""
 
-    path: Path
+    path: Place
     stream: int | None = None
     channel: int | None = None
 
     @classmethod
-    def parse(cls, text: str, root: Path) -> "Cell":
-        """Reads `path`, `path#stream=I` or `path#channel=I`, the path relative to `root`."""
+    def parse(cls, text: str, root: Place) -> "Cell":
+        """Reads `path`, `path#stream=I` or `path#channel=I`, the path relative to `root`. Raises `UserError`."""
         found = _CELL.fullmatch(text)
         assert found  # `.*?` takes whatever the selectors leave
         stream, channel = found["stream"], found["channel"]
-        return cls(root / found["path"], int(stream) if stream else None, int(channel) if channel else None)
+        return cls(files.join(root, found["path"]), int(stream) if stream else None, int(channel) if channel else None)
 
-    def text(self, root: Path) -> str:
+    def text(self, root: Place) -> str:
         """The cell as an index holds it; its path is relative to `root` where it lies below it."""
-        path = self.path.relative_to(root) if self.path.is_relative_to(root) else self.path
+        path = files.below(self.path, root) or self.path.as_posix()
         selectors = (("stream", self.stream), ("channel", self.channel))
-        return path.as_posix() + "".join(f"#{which}={value}" for which, value in selectors if value is not None)
+        return path + "".join(f"#{which}={value}" for which, value in selectors if value is not None)
 
 
 Signal = tuple[Cell, ...]
 """A waveform that is the sum of its cells' waveforms."""
 
-File = tuple[Path, int | None]
+File = tuple[Place, int | None]
 """A path and an audio stream of it: what is opened once, however many channels of it are used."""
 
 
@@ -92,7 +95,7 @@ class Index:
     """The tracks of one split, where they came from, and what is wrong with them so far."""
 
     source: str
-    root: Path
+    root: Place
     tracks: list[Track]
     problems: list[str] = field(default_factory=list)
 
@@ -111,12 +114,12 @@ class Index:
         return f"row {track.row} ({track.name})" if track.row else track.name
 
 
-def read(path: Path, root: Path) -> Index:
+def read(path: Place, root: Place) -> Index:
     """Parses an index CSV. Problems are collected in the result, for `check` to raise them all at once.
 
     Raises `UserError` where nothing can be parsed at all: no such file or root, no header, no rows.
     """
-    if not os.path.isdir(root):
+    if isinstance(root, Path) and not os.path.isdir(root):
         raise UserError(f"{root}: no such folder. Set data.root to the folder that the paths in {path} start from.")
     header, *lines = _table(path)
     _check_header(path, header)
@@ -127,12 +130,12 @@ def read(path: Path, root: Path) -> Index:
     return _parse(path, root, header, rows)
 
 
-def _table(path: Path) -> list[list[str]]:
+def _table(path: Place) -> list[list[str]]:
     """All lines of the file, the header first."""
-    if not os.path.isfile(path):
+    if isinstance(path, Path) and not os.path.isfile(path):
         raise UserError(f"{path}: no such index CSV. Write one, or let `stemwise index` write it.")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(files.open_read(path), newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error}). Export it again as CSV.") from None
@@ -143,7 +146,7 @@ def _table(path: Path) -> list[list[str]]:
     return lines
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _check_header(path: Place, header: list[str]) -> None:
     if len(header) == 1 and (separator := next((mark for mark in ";\t" if mark in header[0]), None)):
         raise UserError(f"{path}: cells are separated by {separator!r}. Export it with commas between them.")
     if not any(name.endswith(SUFFIX) and name != MIXTURE + SUFFIX for name in header):
@@ -156,7 +159,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path}: column {repeated[0]!r} is there twice. Rename or remove one of them.")
 
 
-def _parse(path: Path, root: Path, header: list[str], rows: list[tuple[int, list[str]]]) -> Index:
+def _parse(path: Place, root: Place, header: list[str], rows: list[tuple[int, list[str]]]) -> Index:
     index = Index(str(path), root, [])
     seen: dict[tuple[Cell, ...], int] = {}
     for number, line in rows:
@@ -168,14 +171,18 @@ def _parse(path: Path, root: Path, header: list[str], rows: list[tuple[int, list
             continue
         cells = dict(zip(header, line, strict=True))
         paths = {name: text for name, text in cells.items() if name.endswith(SUFFIX)}
-        files = {name.removesuffix(SUFFIX): Cell.parse(text, root) for name, text in paths.items() if text}
-        first = seen.setdefault(tuple(files.values()), number)
-        if files and first != number:
+        try:
+            found = {name.removesuffix(SUFFIX): Cell.parse(text, root) for name, text in paths.items() if text}
+        except UserError as error:
+            index.problems.append(f"row {number}: {error}")
+            continue
+        first = seen.setdefault(tuple(found.values()), number)
+        if found and first != number:
             index.problems.append(f"row {number}: the same files as row {first}. Remove one of them.")
             continue
         duration = _duration(cells.get("duration", ""), number, index.problems)
-        mixture = files.pop(MIXTURE, None)
-        index.tracks.append(Track(cells.get("name", ""), files, mixture, duration, number))
+        mixture = found.pop(MIXTURE, None)
+        index.tracks.append(Track(cells.get("name", ""), found, mixture, duration, number))
     index.tracks[:] = _named(index.tracks)
     return index
 
@@ -285,23 +292,29 @@ def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] |
     parts, missing = sources(columns, stems, sums)
     needed = {column for cells in parts.values() for column in cells}.intersection(columns)
     tracks = [(index.where(track), _cells(track, needed)) for track in index.tracks]
-    files = {(cell.path, cell.stream) for _, cells in tracks for cell in cells}
+    needed_files = {(cell.path, cell.stream) for _, cells in tracks for cell in cells}
     # Where no row could be parsed, it is the rows that are wrong and not the columns.
     problems = [*(missing if tracks else []), *index.problems, *_empty(index, needed)]
-    # Unlike Path.exists, also of a name that is too long.
-    if files and not any(os.path.exists(path) for path, _ in files):
+    if needed_files and not _is_any_there([path for path, _ in needed_files]):
         # One message in place of one per file: a wrong root is the one mistake behind all of them.
         where, first = next((where, cells[0]) for where, cells in tracks if cells)
         problems.append(
-            f"none of the {len(files)} files is there; {where}: {first.path}. "
+            f"none of the {len(needed_files)} files is there; {where}: {first.path}. "
             f"Set data.root to the folder that the paths start from (now {index.root})."
         )
         raise_all(problems, heading=index.source)
-    found = _probe(sorted(files, key=str))
+    found = _probe(sorted(needed_files, key=str))
     for where, cells in tracks:
         problems += _track_problems(where, index.root, cells, found)
     raise_all(problems, heading=index.source)
     return replace(index, tracks=[_measured(track, needed, found) for track in index.tracks])
+
+
+def _is_any_there(paths: Sequence[Place]) -> bool:
+    urls = [path for path in paths if isinstance(path, Url)]
+    # Unlike Path.exists, also of a name that is too long.
+    there = any(isinstance(path, Path) and os.path.exists(path) for path in paths)
+    return there or next(files.existing(urls), None) is not None
 
 
 def _empty(index: Index, needed: set[str]) -> list[str]:
@@ -323,7 +336,7 @@ def _cells(track: Track, needed: set[str]) -> list[Cell]:
     return list(track.stems.values())
 
 
-def _probe(files: Sequence[File]) -> dict[File, audio.Info | str]:
+def _probe(wanted: Sequence[File]) -> dict[File, audio.Info | str]:
     """Length and rate of each file, or what is wrong with it."""
 
     def look(file: File) -> audio.Info | str:
@@ -332,9 +345,9 @@ def _probe(files: Sequence[File]) -> dict[File, audio.Info | str]:
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        found = progress.track(pool.map(look, files), what="Checking files", total=len(files))
-        return dict(zip(files, found, strict=True))
+    with ThreadPoolExecutor(files.THREADS) as pool:
+        found = progress.track(pool.map(look, wanted), what="Checking files", total=len(wanted))
+        return dict(zip(wanted, found, strict=True))
 
 
 def _measured(track: Track, needed: set[str], found: Mapping[File, audio.Info | str]) -> Track:
@@ -344,7 +357,7 @@ def _measured(track: Track, needed: set[str], found: Mapping[File, audio.Info | 
     return replace(track, duration=info.seconds)
 
 
-def _track_problems(where: str, root: Path, cells: list[Cell], found: Mapping[File, audio.Info | str]) -> list[str]:
+def _track_problems(where: str, root: Place, cells: list[Cell], found: Mapping[File, audio.Info | str]) -> list[str]:
     problems = []
     lengths: dict[Cell, float] = {}
     for cell in cells:

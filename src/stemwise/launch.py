@@ -8,7 +8,7 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import stemwise
-from stemwise import grammar
+from stemwise import files, grammar
 from stemwise.errors import UserError
 from stemwise.running import folders
 
 _PACKAGE = Path(stemwise.__file__).parent
 # Inside the wheel, or beside src/ in a checkout.
 CONF = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
+
+URLS = ("data.root", "data.train", "data.valid", "data.test")  # keys that may be one
 
 OmegaConf.register_new_resolver("run_folder", folders.choose, use_cache=True, replace=True)
 
@@ -93,13 +95,25 @@ def run(command: Callable[[], Any]) -> int:
     """
     _Started.done = False
     try:
+        _check_urls(sys.argv[1:])
         command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
         return 2 if code == 1 and not _Started.done else code
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _check_urls(arguments: Sequence[str]) -> None:
+    """Refuses URLs with credentials before Hydra writes down what was typed."""
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        if key in URLS:
+            files.configured(key, value.strip("'\""))
 
 
 def given() -> list[str]:

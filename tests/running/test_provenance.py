@@ -83,7 +83,8 @@ def test_without_hashes_size_and_time_have_to_do(run, root):
     files = found.index["train"].files
     assert all(file.sha256 is None and file.changed for file in files.values())
     os.utime(root / "One/drums.wav", ns=(0, 0))
-    now = provenance.with_contents(found.index, False)
+    places = {split: {name: root / name for name in known.files} for split, known in found.index.items()}
+    now = provenance.with_contents(found.index, places, False)
     (difference, *rest) = provenance.song_differences(found.index, now)
     assert difference.what == "train: One/drums.wav"
     assert [one.what for one in rest] == ["valid: One/drums.wav"]

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import __version__, audio, progress, signals, spectrogram
+from stemwise import __version__, audio, files, progress, signals, spectrogram
 from stemwise.cache import building, entries, upkeep
 from stemwise.cache.copies import Copies
 from stemwise.cache.entries import FORMAT, PAGE, SUFFIX, Entry, Kind
 from stemwise.cache.storage import Decibel, Storage
 from stemwise.cache.upkeep import SPARE_BYTES, Look, gigabytes, reason
 from stemwise.errors import UserError
+from stemwise.files import Place, Url
 from stemwise.index import TOLERANCE, Signal
 from stemwise.spectrogram import Spectrogram
 
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 PIECE = 1 << 19  # samples of windowed frames that are transformed at a time: 2 MB, which a core's cache holds
 FILES = 1 << 20  # of which is remembered what is known about them
 
-_begun: dict[Path, tuple[int, int] | None] = {}  # size and time of change of songs that are read again and again
+_begun: dict[Place, tuple[int, int | str] | None] = {}  # size and time of change of songs that are read again and again
 _seen: dict[Path, Entry] = {}  # entries are looked at once: to read a first page takes as long as a crop of records
 
 
@@ -180,7 +181,7 @@ class Cache:
                 raise UserError(f"{_names(signal)}: {error}") from None
             yield records.tobytes()
         # What was read must be what the entry is named after.
-        if _digest(self.kind, signal, fingerprint.__wrapped__) != self.path(signal).stem:
+        if _digest(self.kind, signal, fingerprint_now) != self.path(signal).stem:
             raise _changed(_names(signal))
 
     def build(
@@ -301,9 +302,9 @@ def _path(folder: Path, kind: Kind, signal: Signal) -> Path:
     return folder / digest[:2] / f"{digest}{SUFFIX}"
 
 
-def _digest(kind: Kind, signal: Signal, fingerprint: Callable[[Path], str]) -> str:
-    files = [(fingerprint(cell.path), cell.stream, cell.channel) for cell in signal]
-    return hashlib.blake2b(json.dumps((FORMAT, *astuple(kind), files)).encode(), digest_size=20).hexdigest()
+def _digest(kind: Kind, signal: Signal, fingerprint: Callable[[Place], str]) -> str:
+    cells = [(fingerprint(cell.path), cell.stream, cell.channel) for cell in signal]
+    return hashlib.blake2b(json.dumps((FORMAT, *astuple(kind), cells)).encode(), digest_size=20).hexdigest()
 
 
 def _names(signal: Signal) -> str:
@@ -326,19 +327,27 @@ def forget_files() -> None:
     for known in (fingerprint, _path, _samples):
         known.cache_clear()
     _seen.clear()
+    files.forget()
     _begun.clear()
 
 
 def check_unchanged(signal: Signal) -> None:
     """Raises `UserError` if a file is not as it was when this process, or the one that started it, first asked."""
     for cell in signal:
-        try:
-            stat = cell.path.stat()
-            now = stat.st_size, stat.st_mtime_ns
-        except OSError:
-            now = None  # who reads it says so
+        now = _state(cell.path)
         if _begun.setdefault(cell.path, now) != now:
             raise _changed(str(cell.path))
+
+
+def _state(path: Place) -> tuple[int, int | str] | None:
+    """Size and time of change, or a store's mark; None if there is no such file: who reads it says so."""
+    if isinstance(path, Url):
+        return files.known(path)  # whoever read it has just looked
+    try:
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+    except OSError:
+        return None
 
 
 def _changed(names: str) -> UserError:
@@ -351,12 +360,25 @@ def _pad(found: Tensor, start: int, frames: int) -> Tensor:
 
 
 @lru_cache(maxsize=FILES)
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Place) -> str:
     """Stands for a file's content without reading all of it: its and its folder's name, size, time, and three pieces.
 
     Any edit changes the time. The rest tells apart files whose times were set alike, and the names those that are as
-    long and silent wherever a piece is read: stems from one archive.
+    long and silent wherever a piece is read: stems from one archive. Of a URL it is what its store says of the content.
     """
+    return _remote_fingerprint(path, files.known(path)) if isinstance(path, Url) else _local_fingerprint(path)
+
+
+def fingerprint_now(path: Place) -> str:
+    """The same of the file as it is by now."""
+    return _remote_fingerprint(path, files.look(path)) if isinstance(path, Url) else _local_fingerprint(path)
+
+
+def _remote_fingerprint(url: Url, state: files.State) -> str:
+    return hashlib.blake2b(json.dumps([str(url), *state]).encode(), digest_size=20).hexdigest()
+
+
+def _local_fingerprint(path: Path) -> str:
     piece = 1 << 16
     try:
         stat = path.stat()
@@ -372,5 +394,5 @@ def fingerprint(path: Path) -> str:
 
 
 @lru_cache(maxsize=FILES)
-def _samples(path: Path, stream: int | None, sample_rate: int) -> int:
+def _samples(path: Place, stream: int | None, sample_rate: int) -> int:
     return audio.length(audio.probe(path, stream), sample_rate)

@@ -6,6 +6,7 @@ float32 at the file's own rate. What a sample decodes to does not depend on wher
 off, damaged or not finite raises `UserError`.
 """
 
+import io
 import logging
 import os
 import re
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import soundfile
@@ -24,7 +24,9 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from torch import Tensor
 
+from stemwise.codecs.remote import Aside, File, handle
 from stemwise.errors import UserError
+from stemwise.files import Place, Remote, Url
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,18 @@ _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 _FULL_SCALE = {torch.uint8: 1 << 7, torch.int16: 1 << 15, torch.int32: 1 << 31}
 
 
-def source(path: Path, stream: int | None = None) -> "Libsndfile | Ffmpeg":
-    """Who decodes audio stream `stream` (from 0; None: the first) of `path`.
+def source(place: Place, stream: int | None = None) -> "Libsndfile | Ffmpeg | Aside":
+    """Who decodes audio stream `stream` (from 0; None: the first) of a file.
 
     Raises `UserError` if the file is missing, cannot be opened, is a folder, a pipe or a device, holds no audio
     that can be read or no such stream, or if its header shows that it was cut off.
     """
+    if isinstance(place, Url):
+        return Aside.open(lambda: _source(Remote(place), stream))
+    return _source(place, stream)
+
+
+def _source(path: File, stream: int | None) -> "Libsndfile | Ffmpeg":
     _check_file(path)
     found = Libsndfile.open(path)
     if found is None:
@@ -62,7 +70,9 @@ def source(path: Path, stream: int | None = None) -> "Libsndfile | Ffmpeg":
     return found
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: File) -> None:
+    if isinstance(path, Remote):
+        return _check_size(path, path.size)
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
@@ -73,29 +83,45 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: is a folder, an audio file is needed. Name a file in it.")
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: is a pipe or a device, a file is needed. Pipe the song in, and name it `-`.")
-    if not status.st_size:
+    _check_size(path, status.st_size)
+
+
+def _check_size(path: File, size: int) -> None:
+    if not size:
         raise UserError(f"{path}: empty, 0 bytes. Export it again, or remove it.")
+
+
+@contextmanager
+def _sound(path: File) -> Iterator[soundfile.SoundFile]:
+    # As bytes: soundfile refuses names that are not UTF-8.
+    with handle(path, os.fsencode) as opened, soundfile.SoundFile(opened) as file:
+        yield file
+
+
+@contextmanager
+def _container(path: File) -> Iterator[InputContainer]:
+    with handle(path, "file:{}".format) as opened, av.open(opened, metadata_errors="ignore") as container:
+        yield container
 
 
 @dataclass(frozen=True)
 class Libsndfile:
     """WAV, AIFF, CAF, FLAC and Ogg Vorbis."""
 
-    path: Path
+    path: File
     sample_rate: int
     channels: int
     frames: int
     subtype: str
 
     @classmethod
-    def open(cls, path: Path) -> "Libsndfile | None":
+    def open(cls, path: File) -> "Libsndfile | None":
         """None if libsndfile cannot read the file, or does not know how long it is."""
         try:
             with path.open("rb") as head:
                 if not head.read(4).startswith(_LIBSNDFILE_HEADS):
                     return None
-            # As bytes: soundfile refuses names that are not UTF-8.
-            with soundfile.SoundFile(os.fsencode(path)) as file:
+            with _sound(path) as file:
                 # libsndfile 1.2.2 ends in the middle of Opus files whose pages are a little early or late, as they
                 # are where FFmpeg coded a Vorbis file.
                 if file.subtype == "OPUS" or file.subtype.startswith("MPEG"):
@@ -115,7 +141,7 @@ class Libsndfile:
         """Samples in the file. The last one is decoded, since a FLAC header knows nothing of a cut."""
         found = 0
         try:
-            with soundfile.SoundFile(os.fsencode(self.path)) as file:
+            with _sound(self.path) as file:
                 file.seek(self.frames - 1)
                 found = len(file.read(1))
         except soundfile.LibsndfileError:
@@ -127,7 +153,7 @@ class Libsndfile:
     def blocks(self, start: int) -> Iterator[Tensor]:
         position = start
         try:
-            with soundfile.SoundFile(os.fsencode(self.path)) as file:
+            with _sound(self.path) as file:
                 landing = self._landing(min(start, self.frames))
                 skip = min(start, self.frames) - landing
                 file.seek(landing)
@@ -164,7 +190,7 @@ class Ffmpeg:
     result equals one uninterrupted decode bit by bit.
     """
 
-    path: Path
+    path: File
     stream: int
     sample_rate: int
     channels: int
@@ -175,9 +201,9 @@ class Ffmpeg:
     segmented: bool
 
     @classmethod
-    def open(cls, path: Path, stream: int) -> "Ffmpeg":
+    def open(cls, path: File, stream: int) -> "Ffmpeg":
         try:
-            with av.open(f"file:{path}", metadata_errors="ignore") as container:
+            with _container(path) as container:
                 streams = container.streams.audio
                 if not streams:
                     raise UserError(f"{path}: has no audio. Name a file with sound.")
@@ -193,7 +219,7 @@ class Ffmpeg:
             ) from None
 
     @classmethod
-    def _describe(cls, path: Path, number: int, container: str, stream: AudioStream) -> "Ffmpeg":
+    def _describe(cls, path: File, number: int, container: str, stream: AudioStream) -> "Ffmpeg":
         codec = stream.codec_context
         if not codec.sample_rate or not codec.layout.nb_channels:
             raise UserError(f"{path}: no sound in it can be decoded; it is empty or damaged. Export it again.")
@@ -313,7 +339,7 @@ class Ffmpeg:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[InputContainer, AudioStream]]:
-        with av.open(f"file:{self.path}", metadata_errors="ignore") as container:
+        with _container(self.path) as container:
             wanted = container.streams.audio[self.stream]
             for stream in container.streams:
                 if stream.index != wanted.index:
@@ -353,7 +379,7 @@ def _gather(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(held, 1)
 
 
-def _check_sizes(path: Path, notes: str, sample_rate: int) -> None:
+def _check_sizes(path: File, notes: str, sample_rate: int) -> None:
     """Raises where the header claims more than there is, which libsndfile notes but lets pass."""
     found = _SIZE_NOTE.search(notes)
     if found and int(found[2]) < int(found[1]) < _UNKNOWN_SIZE:
@@ -366,13 +392,14 @@ def _check_sizes(path: Path, notes: str, sample_rate: int) -> None:
         raise _cut_off(path, int(found[2]) / sample_rate, int(found[1]) / sample_rate)
 
 
-def _check_last_page(path: Path) -> None:
+def _check_last_page(path: File) -> None:
     """Raises where the last page of an Ogg file (RFC 3533, 6) is cut in two.
 
     A last page that is whole, but not marked as the last, is how recorded web radio ends, and fine.
     """
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * _OGG_PAGE))
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 2 * _OGG_PAGE))
         tail = file.read()
     page = tail[max(0, tail.rfind(b"OggS\0")) :]
     segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
@@ -380,7 +407,7 @@ def _check_last_page(path: Path) -> None:
         raise UserError(f"{path}: cut off in the middle of an Ogg page. Copy or export it again.")
 
 
-def _finite(block: Tensor, path: Path, position: int, sample_rate: int) -> Tensor:
+def _finite(block: Tensor, path: File, position: int, sample_rate: int) -> Tensor:
     # In one pass: a sum is finite only if all samples are. One that overflows is looked at again.
     if block.sum().isfinite() or not (bad := ~block.isfinite().all(0)).any():
         return block
@@ -388,19 +415,19 @@ def _finite(block: Tensor, path: Path, position: int, sample_rate: int) -> Tenso
     raise UserError(f"{path}: NaN or infinite samples at {seconds:.2f} s. Export the file again.")
 
 
-def _unopened(path: Path, error: OSError) -> UserError:
+def _unopened(path: File, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be opened ({error.strerror}). Check the path, and who may read it.")
 
 
-def _no_stream(path: Path, stream: int, count: int) -> UserError:
+def _no_stream(path: File, stream: int, count: int) -> UserError:
     streams = "1 audio stream" if count == 1 else f"{count} audio streams"
     return UserError(f"{path}: has {streams}, number {stream} was asked for. Count from 0.")
 
 
-def _damaged(path: Path, seconds: float) -> UserError:
+def _damaged(path: File, seconds: float) -> UserError:
     return UserError(f"{path}: cannot be decoded after {seconds:.2f} s; it is damaged or cut off. Export it again.")
 
 
-def _cut_off(path: Path, claimed: float, found: float | None) -> UserError:
+def _cut_off(path: File, claimed: float, found: float | None) -> UserError:
     there = "the end of which is missing" if found is None else f"{found:.2f} s are there"
     return UserError(f"{path}: cut off, its header says {claimed:.2f} s, {there}. Copy or export it again.")

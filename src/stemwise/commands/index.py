@@ -17,16 +17,20 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         epilog="example: stemwise index folders ~/multitracks -o my-index",
     )
     parser.add_argument("name", choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the data set's folder")
+    parser.add_argument("root", metavar="ROOT", help="the data set's folder, on this machine")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="where the CSVs go")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    from stemwise import index
+    from stemwise import files, index
+    from stemwise.errors import UserError
 
+    root = files.place(options.root)
+    if not isinstance(root, Path):
+        raise UserError(f"{root}: only folders of this machine can be listed. Write the CSV of URLs by hand or script.")
     dataset = importlib.import_module(f"stemwise.datasets.{options.name}")
-    for split, found in dataset.find(options.root).items():
+    for split, found in dataset.find(root).items():
         if not found.tracks:
             print(f"{split}: no songs", file=sys.stderr)
             continue

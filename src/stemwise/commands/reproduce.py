@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from stemwise.errors import UserError
 
 if TYPE_CHECKING:
+    from stemwise.files import Place
     from stemwise.index import Index
-    from stemwise.running.provenance import Difference, File, Record, Split, Start
+    from stemwise.running.provenance import Difference, Record, Split, Start
 
 DATASETS = ("folders", "mir1k", "musdb18")  # `demo` would compose its songs; its config says what they are
 LISTED = 50  # differences of a kind; songs on another disk are all of them
@@ -172,45 +173,49 @@ def _between_starts(record: "Record") -> list["Difference"]:
 
 def _songs(record: "Record", config: Mapping[str, Any], directory: Path) -> list["Difference"]:
     """What happened to the songs and to the files that the config names."""
+    from stemwise import files
     from stemwise.running import provenance
 
     data, found, now = config.get("data") or {}, [], {}
     for split, then in record.index.items():
-        root = Path(directory, data["root"]) if data.get("root") else Path(then.root)
+        root = files.join(directory, data["root"]) if data.get("root") else files.place(then.root)
         try:
             today = _index(data, split, root, directory)
         except UserError as error:
             found.append(_difference(f"{split}: the index", then.source, str(error).splitlines()[0], True))
             today = None
         split_now = provenance.describe(today) if today else then
-        now[split] = _with_files(then, split_now, str(today.root.absolute() if today else root))
+        now[split] = _with_files(then, split_now, root, provenance.places(today) if today else {})
     found += provenance.song_differences(record.index, now)
     inputs = provenance.files({name: Path(name) for name in record.inputs if Path(name).is_file()}, _hashed(record))
     return found + provenance.file_differences(record.inputs, inputs, "")
 
 
-def _with_files(then: "Split", now: "Split", root: str) -> "Split":
-    """`now`, with the content of those files of `then` that are still there."""
+def _with_files(then: "Split", now: "Split", root: "Place", known: Mapping[str, "Place"]) -> "Split":
+    """`now`, with the content of those files of `then` that are still there: at `known`, or below the root."""
+    from stemwise import files
     from stemwise.running import provenance
 
-    there: dict[str, File] = {name: file for name, file in then.files.items() if Path(root, name).is_file()}
-    kept = provenance.Split(now.source, root, now.songs, there)
-    return provenance.with_contents({"": kept}, all(file.sha256 for file in then.files.values()))[""]
+    places = {name: known.get(name) or files.join(root, name) for name in then.files}
+    urls = set(files.existing([place for place in places.values() if isinstance(place, files.Url)]))
+    there = {n: place for n, place in places.items() if (place.is_file() if isinstance(place, Path) else place in urls)}
+    hashed = all(file.changed is None for file in then.files.values())
+    return provenance.with_contents({"": now}, {"": there}, hashed)[""]
 
 
 def _hashed(record: "Record") -> bool:
     return all(file.sha256 for file in record.inputs.values())
 
 
-def _index(data: Mapping[str, Any], split: str, root: Path, directory: Path) -> "Index | None":
+def _index(data: Mapping[str, Any], split: str, root: "Place", directory: Path) -> "Index | None":
     """The split as it is found today, unchecked; None where it would have to be made."""
-    from stemwise import index
+    from stemwise import files, index
 
     if csv := data.get(split):
-        path = Path(directory, csv)
+        path = files.join(directory, csv)
         return index.read(path, root if data.get("root") else path.parent)
     target = re.fullmatch(r"stemwise\.datasets\.(\w+)\.find", str((data.get("dataset") or {}).get("_target_")))
-    if not target or target[1] not in DATASETS:
+    if not target or target[1] not in DATASETS or not isinstance(root, Path):
         return None
     found: Mapping[str, Index] = importlib.import_module(f"stemwise.datasets.{target[1]}").find(root)
     return found[split]

@@ -1,7 +1,8 @@
 """Where a run comes from: songs and their content, code, versions, machine, config and command line of each start.
 
     RUN/provenance.json
-      index    split -> the songs of the first start (`Split`): cells as in an index CSV, files with size and SHA-256
+      index    split -> the songs of the first start (`Split`): cells as in an index CSV, files with size and SHA-256,
+             of a URL the mark that its store gives to the content (ETag) instead
       inputs   files that the config names, with their SHA-256: the model of init_from, a checkpoint
       starts   a `Start` for the first time and for each resume
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from stemwise.errors import UserError
+from stemwise.files import Place, Url, below, known_all
 from stemwise.index import MIXTURE, Cell, Index
 from stemwise.running import contents, machine
 
@@ -34,19 +36,27 @@ INPUTS = ("init_from", "ckpt_path")
 
 @dataclass(frozen=True)
 class File:
-    """A file's content: SHA-256, or the time of its last change in ns where nobody wanted to wait for that."""
+    """A file's content: SHA-256, or the time of its last change in ns where nobody wanted to wait for that.
+
+    Of a URL, which would have to be fetched for that, the mark that its store gives to the content: `files.State`.
+    """
 
     size: int
     sha256: str | None = None
     changed: int | None = None
+    token: str | None = None
 
     def __post_init__(self) -> None:
-        _expect(isinstance(self.size, int), isinstance(self.sha256, str | None), isinstance(self.changed, int | None))
+        _expect(isinstance(self.size, int), isinstance(self.changed, int | None))
+        _expect(isinstance(self.sha256, str | None), isinstance(self.token, str | None))
 
     @property
     def content(self) -> str:
         """What two files must share to count as the same."""
-        return f"SHA-256 {self.sha256[:12]}…" if self.sha256 else f"{self.size} bytes, changed at {self.changed}"
+        if self.sha256:
+            return f"SHA-256 {self.sha256[:12]}…"
+        mark = f"changed at {self.changed}" if self.token is None else f"ETag {self.token or 'unknown'}"
+        return f"{self.size} bytes, {mark}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,8 @@ def record(folder: Path, indexes: Mapping[str, Index], config: Mapping[str, Any]
     """
     if not isinstance(hashed := config["hash_songs"], bool):
         raise UserError(f"hash_songs={hashed} is not true or false.")
-    index = with_contents({split: describe(found) for split, found in indexes.items()}, hashed)
+    described = {split: describe(found) for split, found in indexes.items()}
+    index = with_contents(described, {split: places(found) for split, found in indexes.items()}, hashed)
     named = [Path(str(config[key])) for key in INPUTS if config.get(key)]
     inputs = files({str(path.absolute()): path for path in named if path.is_file()}, hashed)
     known = read(folder) if (folder / FILE).exists() else Record(index, inputs, [])
@@ -141,18 +152,19 @@ def describe(index: Index) -> Split:
     for track in index.tracks:
         cells = {MIXTURE: track.mixture, **track.stems} if track.mixture else track.stems
         songs.append((track.name, {column: cell.text(index.root) for column, cell in cells.items()}))
+    return Split(index.source, str(index.root.absolute()), songs, {name: File(0) for name in places(index)})
+
+
+def places(index: Index) -> dict[str, Place]:
+    """Where the files of an index lie, by their names in `Split.files`; those of URLs are without credentials."""
     paths = {cell.path for track in index.tracks for cell in (*track.stems.values(), *track.mixture_signal)}
-    names = {_name(path, index.root): File(0) for path in sorted(paths)}
-    return Split(index.source, str(index.root.absolute()), songs, names)
+    return {below(path, index.root) or str(path.absolute()): path for path in sorted(paths, key=str)}
 
 
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path.absolute())
-
-
-def with_contents(index: Mapping[str, Split], hashed: bool) -> dict[str, Split]:
-    """The same splits with what is in their files. Raises `UserError` for a file that cannot be read."""
-    places = {split: {name: Path(found.root, name) for name in found.files} for split, found in index.items()}
+def with_contents(
+    index: Mapping[str, Split], places: Mapping[str, Mapping[str, Place]], hashed: bool
+) -> dict[str, Split]:
+    """The same splits with what is in their files, which are at `places`. Raises `UserError` for one that is not."""
     # All at once: one bar of progress.
     everything = files({str(path): path for paths in places.values() for path in paths.values()}, hashed)
     return {
@@ -163,12 +175,15 @@ def with_contents(index: Mapping[str, Split], hashed: bool) -> dict[str, Split]:
     }
 
 
-def files(paths: Mapping[str, Path], hashed: bool) -> dict[str, File]:
+def files(places: Mapping[str, Place], hashed: bool) -> dict[str, File]:
     """What is in these files, by whatever name they are given here. Raises `UserError`."""
     from stemwise import pretrained
 
+    urls = {name: place for name, place in places.items() if isinstance(place, Url)}
+    states = known_all(list(urls.values()))
+    paths = {name: place for name, place in places.items() if isinstance(place, Path)}
     digests = contents.digests(paths.values(), pretrained.cache() / contents.STORE) if hashed else {}
-    found = {}
+    found = {name: File(states[url].size, token=states[url].token) for name, url in urls.items()}
     for name, path in paths.items():
         try:
             status = path.stat()
