@@ -347,7 +347,7 @@ def _ask(url: Url, question: Callable[[Any], T]) -> T:
 def _file_system(protocol: str, process: int) -> Any:
     import fsspec
 
-    # fsspec would keep it too, but frees what it keeps in a forked process.
+    # fsspec itself keeps one per thread, and drops those of the parent in a forked process, which closes them.
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     try:
         if protocol in HTTP:
