@@ -14,13 +14,13 @@ import soundfile
 import torch
 from hypothesis import settings
 
-from stemwise import files
+from servers import BUCKET, KEYS, S3, WebServer
 from stemwise.cache import store
+from stemwise.files import stores
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNetSettings
-from stores import BUCKET, KEYS, S3, WebServer
 
 # The networks here are so small that threads cost more than they give; commands under test inherit it.
 torch.set_num_threads(1)
@@ -94,7 +94,7 @@ def network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("NETRC", os.devnull)
-    monkeypatch.setattr(files, "PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(stores, "PAUSES", (0.01, 0.02))
     store.forget_files()
     yield monkeypatch
     store.forget_files()

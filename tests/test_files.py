@@ -9,13 +9,15 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from stemwise import files
+from servers import BUCKET
 from stemwise.errors import UserError
-from stemwise.files import Path, Remote, Stream, Url, join, place
-from stores import BUCKET
+from stemwise.files import places, stores, streams
+from stemwise.files.places import Url, join, place
+from stemwise.files.streams import Remote, Stream
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 
@@ -55,11 +57,11 @@ def test_a_cell_names_a_file_below_the_root_or_anywhere(root, cell, expected):
 @pytest.mark.parametrize("name", ["a.wav", "One/mix #1?.wav", "100%25/é.wav"])
 def test_what_lies_below_a_root_is_found_again(root, name):
     there = join(place(root), name)
-    assert files.below(there, place(root)) == name
+    assert places.below(there, place(root)) == name
     assert (there.name, there.suffix, there.stem) == (Path(name).name, ".wav", Path(name).stem)
     assert there.parent / Path(name).name == there
     for other in ("s3://c/songs", "https://other/x", "/other"):
-        assert files.below(there, place(other)) is None
+        assert places.below(there, place(other)) is None
 
 
 @pytest.mark.parametrize(
@@ -113,10 +115,10 @@ def test_other_queries_are_told_apart_and_not_shown():
 # Streams
 
 
-@pytest.mark.parametrize("size", [0, 1, files.FIRST, files.FIRST + 1, 3_000_000])
+@pytest.mark.parametrize("size", [0, 1, streams.FIRST, streams.FIRST + 1, 3_000_000])
 def test_a_stream_is_the_file(size, web):
     url = some(web, content=CONTENT[:size])
-    with files.open_read(url) as file:
+    with streams.open_read(url) as file:
         assert file.read() == CONTENT[:size]
     drawn, file = random.Random(size), io.BufferedReader(Stream(Remote(url)))
     for _ in range(50):
@@ -136,20 +138,20 @@ def test_requests_are_few_and_large(web):
     file = Remote(url)
     for _ in range(3):
         Stream(file).read(100)
-    assert [where for *_, where in web.requests] == [None, f"bytes=0-{files.FIRST - 1}"]
+    assert [where for *_, where in web.requests] == [None, f"bytes=0-{streams.FIRST - 1}"]
 
 
 @pytest.mark.parametrize("protocol", ["http", "s3"])
 def test_a_look_reads_nothing_and_sees_what_is_new(protocol, s3_web):
     url = some(s3_web) if protocol == "http" else place("s3://songs/a.wav")
     some(s3_web)
-    first = files.look(url)
-    assert files.known(url) == files.look(url) == first
+    first = stores.look(url)
+    assert stores.known(url) == stores.look(url) == first
     assert first.token
     some(s3_web, content=bytes(len(CONTENT)))
-    assert files.known(url) == first
-    assert files.look(url).size == first.size
-    assert files.known(url).token != first.token
+    assert stores.known(url) == first
+    assert stores.look(url).size == first.size
+    assert stores.known(url).token != first.token
     assert {method for method, *_ in s3_web.requests} == {"HEAD"}
 
 
@@ -157,7 +159,7 @@ def test_a_look_reads_nothing_and_sees_what_is_new(protocol, s3_web):
 def test_a_forked_process_leaves_its_parents_connections_alone(protocol, s3_web):
     """fsspec closes them there, in a loop that has the parent's epoll; the parent then waits for ever."""
     url = some(s3_web) if protocol == "http" else place("s3://songs/a.wav")
-    first = files.look(some(s3_web)) and Remote(url).head
+    first = stores.look(some(s3_web)) and Remote(url).head
     child = os.fork()
     if not child:
         signal.alarm(10)  # a child that hangs does not stay
@@ -185,7 +187,7 @@ def test_a_forked_process_leaves_its_parents_connections_alone(protocol, s3_web)
 def test_what_fails_now_and_then_is_tried_again(protocol, fault, s3_web):
     url = some(s3_web)
     s3_web.faults = [None, fault, None, fault if protocol == "http" else None]
-    with files.open_read(url if protocol == "http" else place("s3://songs/a.wav")) as file:
+    with streams.open_read(url if protocol == "http" else place("s3://songs/a.wav")) as file:
         assert file.read() == CONTENT
     assert s3_web.faults == []
 
@@ -208,7 +210,7 @@ def test_what_fails_for_good_is_one_message(fault, message, protocol, s3_web, ne
     some(s3_web)
     file = Remote(url)
     s3_web.broken = fault
-    asked = [lambda: file.head] if isinstance(fault, str) else [lambda: file.head, lambda: files.look(url)]
+    asked = [lambda: file.head] if isinstance(fault, str) else [lambda: file.head, lambda: stores.look(url)]
     for ask in asked:
         with pytest.raises(UserError, match=f"^{url}: {message}") as caught:
             ask()
@@ -219,12 +221,12 @@ def test_what_fails_for_good_is_one_message(fault, message, protocol, s3_web, ne
 def test_a_server_without_ranges_is_named(web):
     url = some(web)
     web.broken = "whole"
-    with pytest.raises(UserError, match=r"sends no part of a file \(Range\)"), files.open_read(url) as file:
+    with pytest.raises(UserError, match=r"sends no part of a file \(Range\)"), streams.open_read(url) as file:
         file.read()
 
 
 def test_a_server_that_is_silent_does_not_hang_us(web, network):
-    network.setattr(files, "READ_SECONDS", 0.2)
+    network.setattr(stores, "READ_SECONDS", 0.2)
     file = Remote(some(web))
     web.broken = "hangs"
     begun = time.monotonic()
@@ -243,34 +245,34 @@ def test_nobody_listens(protocol, network):
     network.setenv("AWS_ACCESS_KEY_ID", "x")
     network.setenv("AWS_SECRET_ACCESS_KEY", "y")
     with pytest.raises(UserError, match=r"cannot be read .*onnect.*Check the connection"):
-        files.look(place(f"http://{host}/a.wav" if protocol == "http" else "s3://songs/a.wav"))
+        stores.look(place(f"http://{host}/a.wav" if protocol == "http" else "s3://songs/a.wav"))
 
 
 def test_buckets_keys_and_folders(s3):
     there = place(s3.put("folder/a.wav", b"x"))
-    assert files.exists(there)
-    assert list(files.existing([there.parent / "b.wav", there])) == [there]
+    assert stores.exists(there)
+    assert list(stores.existing([there.parent / "b.wav", there])) == [there]
     for text in ("s3://songs/none.wav", "s3://no-such-bucket/a.wav"):
-        assert not files.exists(place(text))
+        assert not stores.exists(place(text))
     for text in ("s3://songs/folder", f"s3://{BUCKET}"):
         with pytest.raises(UserError, match="is a folder"):
-            files.look(place(text))
+            stores.look(place(text))
 
 
 def test_without_credentials_the_message_names_them(s3, network):
     url = place(s3.put("a.wav", b"x"))
     network.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(UserError, match=r"access is denied.*AWS_ACCESS_KEY_ID"):
-        files.look(url)
+        stores.look(url)
 
 
 def test_a_password_in_a_url_is_used_and_not_shown(web):
     some(web)
     web.password = base64.b64encode(b"me:secret").decode()
     right, wrong = (place(web.url.replace("//", f"//me:{word}@") + "/songs/a.wav") for word in ("secret", "wr0ng"))
-    assert files.look(right).size == len(CONTENT)
+    assert stores.look(right).size == len(CONTENT)
     with pytest.raises(UserError, match=f"^{web.url}/songs/a.wav: access is denied") as caught:
-        files.look(wrong)
+        stores.look(wrong)
     assert "wr0ng" not in str(caught.value)
 
 
@@ -280,4 +282,4 @@ def test_a_package_that_is_missing_is_named(protocol, module, extra, network):
     network.setattr(sys.modules["fsspec.registry"], "_registry", {})
     network.setattr(sys.modules["fsspec.registry"], "registry", {})
     with pytest.raises(UserError, match=rf'pip install "stemwise\[{extra}\]"'):
-        files.look(place(f"{protocol}://b/a.wav"))
+        stores.look(place(f"{protocol}://b/a.wav"))

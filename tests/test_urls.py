@@ -13,12 +13,14 @@ import soundfile
 import torch
 
 from conftest import TINY
-from stemwise import audio, files, index, model_file, signals
+from stemwise import audio, index, model_file, signals
 from stemwise.cache import entries, storage
-from stemwise.cache.store import Cache, Direct, fingerprint, fingerprint_now
+from stemwise.cache.fingerprints import fingerprint, fingerprint_now
+from stemwise.cache.store import Cache, Direct
 from stemwise.codecs import formats, remote
 from stemwise.errors import UserError
-from stemwise.files import place
+from stemwise.files import stores, streams
+from stemwise.files.places import place
 from stemwise.index import Cell
 from stemwise.spectrogram import Spectrogram
 
@@ -85,8 +87,8 @@ def test_checking_a_song_costs_three_requests_and_reading_it_few(tmp_path, web):
 @pytest.mark.parametrize("name", ["song.wav", "song.flac", "song.ogg", "song.mp3", "song.m4a", "song.opus"])
 def test_an_error_in_the_middle_of_a_song_is_not_lost(name, folder, web, network, capfd):
     """libsndfile would take it for the end of the song, and cffi print a traceback."""
-    network.setattr(files, "FIRST", 1 << 14)
-    network.setattr(files, "LARGEST", 1 << 14)
+    network.setattr(streams, "FIRST", 1 << 14)
+    network.setattr(streams, "LARGEST", 1 << 14)
     web.files[f"/{name}"] = (folder / name).read_bytes()
     url, found = place(f"{web.url}/{name}"), []
 
@@ -281,7 +283,7 @@ def test_a_record_has_marks_of_the_store_and_reproduce_compares_them(bucket, tra
     assert f"{bucket}/train.csv" in done.output.splitlines()[0]
     s3.put("six songs/Song 0/vocals.wav", bytes(file["size"]))
     s3.client.delete_object(Bucket="songs", Key="six songs/Song 1/bass.wav")
-    files.forget()
+    stores.forget()
     done = stemwise("reproduce", "run")
     assert done.code == 1
     assert f"train: Song 0/vocals.wav: {file['size']} bytes, ETag {file['token']} → {file['size']} bytes" in done.output

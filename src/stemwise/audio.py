@@ -18,7 +18,7 @@ from torch import Tensor
 from stemwise import resampling
 from stemwise.codecs import decoding, encoding, formats
 from stemwise.errors import UserError
-from stemwise.files import Place
+from stemwise.files.places import Place
 
 _ESCAPED = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8, as Python carries them
 

@@ -10,13 +10,14 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import examples, files, index, workers
+from stemwise import examples, index, workers
 from stemwise.augment import Augmentation
-from stemwise.cache import entries, storage, store, upkeep
+from stemwise.cache import entries, fingerprints, storage, upkeep
 from stemwise.cache.store import Cache, Direct, Source
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops, Song
-from stemwise.files import Place, Url
+from stemwise.files import places
+from stemwise.files.places import Place, Url
 from stemwise.index import Index, Signal
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
@@ -276,7 +277,7 @@ class StemData(lightning.LightningDataModule):
         for split, song in self._songs_to_learn():
             if split == "valid" or isinstance(self.source, Direct):
                 for signal in (song.mixture, *song.stems):
-                    store.check_unchanged(signal)
+                    fingerprints.check_unchanged(signal)
 
     def _say_short(self) -> None:
         settings = self.spectrogram
@@ -370,7 +371,7 @@ class StemData(lightning.LightningDataModule):
 
 
 def _place(key: str, value: str | Path | None) -> Place | None:
-    return None if value is None else files.configured(f"data.{key}", str(value))
+    return None if value is None else places.configured(f"data.{key}", str(value))
 
 
 def _bytes(key: str, limit: str | float | None) -> int | None:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from stemwise import augment, index, signals
 from stemwise.augment import Augmentation
-from stemwise.cache import store
+from stemwise.cache import fingerprints
 from stemwise.cache.storage import Complex
 from stemwise.cache.store import Cache, Source
 from stemwise.index import Index, Signal
@@ -242,7 +242,7 @@ class WholeSongs(Dataset[dict[str, Any]]):
         song = self.songs[number]
         waveforms = signals.stack([song.mixture, *song.stems], self.settings)
         for signal in (song.mixture, *song.stems):
-            store.check_unchanged(signal)
+            fingerprints.check_unchanged(signal)
         return {"mixture": waveforms[0], "stems": waveforms[1:], "name": song.name}
 
 

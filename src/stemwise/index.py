@@ -5,7 +5,7 @@
 
 - `<stem>_path` names a stem's file, relative to the data root (or absolute). `mix_path` names the
   mixture's; without that column the mixture is the sum of all the stems.
-- It may be a URL (`files.PROTOCOLS`), and so may the root and the CSV itself.
+- It may be a URL (`places.PROTOCOLS`), and so may the root and the CSV itself.
 - A cell may name one audio stream of a file, `song.stem.mp4#stream=4`, or one channel of it,
   `clip.flac#channel=1`, or both in this order; both count from 0.
 - `duration` (seconds) and `name` (what the song is called) may be missing. Other columns are ignored.
@@ -25,9 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stemwise import audio, files, progress
+from stemwise import audio, progress
 from stemwise.errors import UserError, raise_all
-from stemwise.files import Place, Url
+from stemwise.files import places, stores, streams
+from stemwise.files.places import Place, Url
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,11 @@ class Cell:
         found = _CELL.fullmatch(text)
         assert found  # `.*?` takes whatever the selectors leave
         stream, channel = found["stream"], found["channel"]
-        return cls(files.join(root, found["path"]), int(stream) if stream else None, int(channel) if channel else None)
+        return cls(places.join(root, found["path"]), int(stream) if stream else None, int(channel) if channel else None)
 
     def text(self, root: Place) -> str:
         """The cell as an index holds it; its path is relative to `root` where it lies below it."""
-        path = files.below(self.path, root) or self.path.as_posix()
+        path = places.below(self.path, root) or self.path.as_posix()
         selectors = (("stream", self.stream), ("channel", self.channel))
         return path + "".join(f"#{which}={value}" for which, value in selectors if value is not None)
 
@@ -135,7 +136,7 @@ def _table(path: Place) -> list[list[str]]:
     if isinstance(path, Path) and not os.path.isfile(path):
         raise UserError(f"{path}: no such index CSV. Write one, or let `stemwise index` write it.")
     try:
-        with io.TextIOWrapper(files.open_read(path), newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(streams.open_read(path), newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file, strict=True)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8 ({error}). Export it again as CSV.") from None
@@ -314,7 +315,7 @@ def _is_any_there(paths: Sequence[Place]) -> bool:
     urls = [path for path in paths if isinstance(path, Url)]
     # Unlike Path.exists, also of a name that is too long.
     there = any(isinstance(path, Path) and os.path.exists(path) for path in paths)
-    return there or next(files.existing(urls), None) is not None
+    return there or next(stores.existing(urls), None) is not None
 
 
 def _empty(index: Index, needed: set[str]) -> list[str]:
@@ -345,7 +346,7 @@ def _probe(wanted: Sequence[File]) -> dict[File, audio.Info | str]:
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor(files.THREADS) as pool:
+    with ThreadPoolExecutor(stores.THREADS) as pool:
         found = progress.track(pool.map(look, wanted), what="Checking files", total=len(wanted))
         return dict(zip(wanted, found, strict=True))
 

@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import stemwise
-from stemwise import files, grammar
+from stemwise import grammar
 from stemwise.errors import UserError
+from stemwise.files import places
 from stemwise.running import folders
 
 _PACKAGE = Path(stemwise.__file__).parent
@@ -113,7 +114,7 @@ def _check_urls(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
         if key in URLS:
-            files.configured(key, value.strip("'\""))
+            places.configured(key, value.strip("'\""))
 
 
 def given() -> list[str]:

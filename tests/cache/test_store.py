@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from stemwise import audio, signals, spectrogram
-from stemwise.cache import entries, storage, store, upkeep
+from stemwise.cache import entries, fingerprints, storage, store, upkeep
 from stemwise.cache.store import Cache, Direct
 from stemwise.errors import UserError
 from stemwise.index import Cell, Signal
@@ -271,7 +271,7 @@ def test_stems_that_differ_only_where_nobody_looks_are_two_entries(tmp_path: Pat
         samples[75_000] = 0.1 * (number + 1)
         soundfile.write(path, samples, RATE)
         os.utime(path, ns=(10**18, 10**18))
-    assert len({store.fingerprint(path) for path in paths}) == 3
+    assert len({fingerprints.fingerprint(path) for path in paths}) == 3
 
 
 def test_a_file_that_is_gone_is_the_users_to_find(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from stemwise import index, masks, model_file, spectrogram
-from stemwise.cache.store import fingerprint
+from stemwise.cache.fingerprints import fingerprint
 from stemwise.commands import evaluate
 from stemwise.errors import UserError
 from stemwise.evaluation import bss_eval, scoring, solvers

@@ -21,23 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import __version__, audio, files, progress, signals, spectrogram
-from stemwise.cache import building, entries, upkeep
+from stemwise import __version__, audio, progress, signals, spectrogram
+from stemwise.cache import building, entries, fingerprints, upkeep
 from stemwise.cache.copies import Copies
 from stemwise.cache.entries import FORMAT, PAGE, SUFFIX, Entry, Kind
 from stemwise.cache.storage import Decibel, Storage
 from stemwise.cache.upkeep import SPARE_BYTES, Look, gigabytes, reason
 from stemwise.errors import UserError
-from stemwise.files import Place, Url
+from stemwise.files.places import Place
 from stemwise.index import TOLERANCE, Signal
 from stemwise.spectrogram import Spectrogram
 
 log = logging.getLogger(__name__)
 
 PIECE = 1 << 19  # samples of windowed frames that are transformed at a time: 2 MB, which a core's cache holds
-FILES = 1 << 20  # of which is remembered what is known about them
 
-_begun: dict[Place, tuple[int, int | str] | None] = {}  # size and time of change of songs that are read again and again
 _seen: dict[Path, Entry] = {}  # entries are looked at once: to read a first page takes as long as a crop of records
 
 
@@ -181,8 +179,8 @@ class Cache:
                 raise UserError(f"{_names(signal)}: {error}") from None
             yield records.tobytes()
         # What was read must be what the entry is named after.
-        if _digest(self.kind, signal, fingerprint_now) != self.path(signal).stem:
-            raise _changed(_names(signal))
+        if _digest(self.kind, signal, fingerprints.fingerprint_now) != self.path(signal).stem:
+            raise fingerprints.changed(_names(signal))
 
     def build(
         self, lengths: Mapping[Signal, float], workers: int | None = None, look: Look = entries.look
@@ -287,7 +285,7 @@ class Direct:
         length = frames * settings.hop + settings.overlap
         before = min(max(-first, 0), length)
         waveform = signals.read(signal, settings, max(first, 0), length - before)
-        check_unchanged(signal)
+        fingerprints.check_unchanged(signal)
         padded = torch.nn.functional.pad(waveform, (before, length - before - waveform.shape[-1]))
         found = spectrogram.spectra(padded, settings)[..., : settings.bins]
         return found if self.has_phase else found.abs()
@@ -296,9 +294,9 @@ class Direct:
 Source = Cache | Direct
 
 
-@lru_cache(maxsize=FILES)
+@lru_cache(maxsize=fingerprints.FILES)
 def _path(folder: Path, kind: Kind, signal: Signal) -> Path:
-    digest = _digest(kind, signal, fingerprint)
+    digest = _digest(kind, signal, fingerprints.fingerprint)
     return folder / digest[:2] / f"{digest}{SUFFIX}"
 
 
@@ -324,34 +322,10 @@ def _within(entry: Entry, start: int, frames: int) -> tuple[int, int]:
 
 def forget_files() -> None:
     """Looks at all files anew: within one process, a change is not expected."""
-    for known in (fingerprint, _path, _samples):
+    for known in (_path, _samples):
         known.cache_clear()
     _seen.clear()
-    files.forget()
-    _begun.clear()
-
-
-def check_unchanged(signal: Signal) -> None:
-    """Raises `UserError` if a file is not as it was when this process, or the one that started it, first asked."""
-    for cell in signal:
-        now = _state(cell.path)
-        if _begun.setdefault(cell.path, now) != now:
-            raise _changed(str(cell.path))
-
-
-def _state(path: Place) -> tuple[int, int | str] | None:
-    """Size and time of change, or a store's mark; None if there is no such file: who reads it says so."""
-    if isinstance(path, Url):
-        return files.known(path)  # whoever read it has just looked
-    try:
-        stat = path.stat()
-        return stat.st_size, stat.st_mtime_ns
-    except OSError:
-        return None
-
-
-def _changed(names: str) -> UserError:
-    return UserError(f"{names}: changed since this run began. Leave songs alone while it runs.")
+    fingerprints.forget()
 
 
 def _pad(found: Tensor, start: int, frames: int) -> Tensor:
@@ -359,40 +333,6 @@ def _pad(found: Tensor, start: int, frames: int) -> Tensor:
     return torch.nn.functional.pad(found, (0, 0, before, frames - before - found.shape[-2]))
 
 
-@lru_cache(maxsize=FILES)
-def fingerprint(path: Place) -> str:
-    """Stands for a file's content without reading all of it: its and its folder's name, size, time, and three pieces.
-
-    Any edit changes the time. The rest tells apart files whose times were set alike, and the names those that are as
-    long and silent wherever a piece is read: stems from one archive. Of a URL it is what its store says of the content.
-    """
-    return _remote_fingerprint(path, files.known(path)) if isinstance(path, Url) else _local_fingerprint(path)
-
-
-def fingerprint_now(path: Place) -> str:
-    """The same of the file as it is by now."""
-    return _remote_fingerprint(path, files.look(path)) if isinstance(path, Url) else _local_fingerprint(path)
-
-
-def _remote_fingerprint(url: Url, state: files.State) -> str:
-    return hashlib.blake2b(json.dumps([str(url), *state]).encode(), digest_size=20).hexdigest()
-
-
-def _local_fingerprint(path: Path) -> str:
-    piece = 1 << 16
-    try:
-        stat = path.stat()
-        known = [path.absolute().parent.name, path.name, stat.st_size, stat.st_mtime_ns]
-        digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=20)
-        with path.open("rb") as file:
-            for place in (0, stat.st_size // 2, max(stat.st_size - piece, 0)):
-                file.seek(place)
-                digest.update(file.read(piece))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and who may read it.") from None
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=FILES)
+@lru_cache(maxsize=fingerprints.FILES)
 def _samples(path: Place, stream: int | None, sample_rate: int) -> int:
     return audio.length(audio.probe(path, stream), sample_rate)

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from stemwise.codecs.remote import Aside, File, handle
 from stemwise.errors import UserError
-from stemwise.files import Place, Remote, Url
+from stemwise.files.places import Place, Url
+from stemwise.files.streams import Remote
 
 log = logging.getLogger(__name__)
 

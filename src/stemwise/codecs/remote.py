@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from stemwise.errors import UserError
-from stemwise.files import Remote, Stream
+from stemwise.files.streams import Remote, Stream
 
 File = Path | Remote
 """What is decoded."""

@@ -23,10 +23,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def run(options: argparse.Namespace) -> int:
-    from stemwise import files, index
+    from stemwise import index
     from stemwise.errors import UserError
+    from stemwise.files import places
 
-    root = files.place(options.root)
+    root = places.place(options.root)
     if not isinstance(root, Path):
         raise UserError(f"{root}: only folders of this machine can be listed. Write the CSV of URLs by hand or script.")
     dataset = importlib.import_module(f"stemwise.datasets.{options.name}")

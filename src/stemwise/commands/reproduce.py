@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stemwise.errors import UserError
 
 if TYPE_CHECKING:
-    from stemwise.files import Place
+    from stemwise.files.places import Place
     from stemwise.index import Index
     from stemwise.running.provenance import Difference, Record, Split, Start
 
@@ -173,12 +173,12 @@ def _between_starts(record: "Record") -> list["Difference"]:
 
 def _songs(record: "Record", config: Mapping[str, Any], directory: Path) -> list["Difference"]:
     """What happened to the songs and to the files that the config names."""
-    from stemwise import files
+    from stemwise.files import places
     from stemwise.running import provenance
 
     data, found, now = config.get("data") or {}, [], {}
     for split, then in record.index.items():
-        root = files.join(directory, data["root"]) if data.get("root") else files.place(then.root)
+        root = places.join(directory, data["root"]) if data.get("root") else places.place(then.root)
         try:
             today = _index(data, split, root, directory)
         except UserError as error:
@@ -193,12 +193,12 @@ def _songs(record: "Record", config: Mapping[str, Any], directory: Path) -> list
 
 def _with_files(then: "Split", now: "Split", root: "Place", known: Mapping[str, "Place"]) -> "Split":
     """`now`, with the content of those files of `then` that are still there: at `known`, or below the root."""
-    from stemwise import files
+    from stemwise.files import places, stores
     from stemwise.running import provenance
 
-    places = {name: known.get(name) or files.join(root, name) for name in then.files}
-    urls = set(files.existing([place for place in places.values() if isinstance(place, files.Url)]))
-    there = {n: place for n, place in places.items() if (place.is_file() if isinstance(place, Path) else place in urls)}
+    at = {name: known.get(name) or places.join(root, name) for name in then.files}
+    urls = set(stores.existing([place for place in at.values() if isinstance(place, places.Url)]))
+    there = {n: place for n, place in at.items() if (place.is_file() if isinstance(place, Path) else place in urls)}
     hashed = all(file.changed is None for file in then.files.values())
     return provenance.with_contents({"": now}, {"": there}, hashed)[""]
 
@@ -209,10 +209,11 @@ def _hashed(record: "Record") -> bool:
 
 def _index(data: Mapping[str, Any], split: str, root: "Place", directory: Path) -> "Index | None":
     """The split as it is found today, unchecked; None where it would have to be made."""
-    from stemwise import files, index
+    from stemwise import index
+    from stemwise.files import places
 
     if csv := data.get(split):
-        path = files.join(directory, csv)
+        path = places.join(directory, csv)
         return index.read(path, root if data.get("root") else path.parent)
     target = re.fullmatch(r"stemwise\.datasets\.(\w+)\.find", str((data.get("dataset") or {}).get("_target_")))
     if not target or target[1] not in DATASETS or not isinstance(root, Path):

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stemwise import masks, model_file, progress, signals, spectrogram
-from stemwise.cache.store import fingerprint
+from stemwise.cache.fingerprints import fingerprint
 from stemwise.errors import UserError
 from stemwise.evaluation import documents, solvers
 from stemwise.evaluation.documents import KEY, Scores

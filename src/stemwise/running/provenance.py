@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from stemwise.errors import UserError
-from stemwise.files import Place, Url, below, known_all
+from stemwise.files.places import Place, Url, below
+from stemwise.files.stores import known_all
 from stemwise.index import MIXTURE, Cell, Index
 from stemwise.running import contents, machine
 
@@ -38,7 +39,7 @@ INPUTS = ("init_from", "ckpt_path")
 class File:
     """A file's content: SHA-256, or the time of its last change in ns where nobody wanted to wait for that.
 
-    Of a URL, which would have to be fetched for that, the mark that its store gives to the content: `files.State`.
+    Of a URL, which would have to be fetched for that, the mark that its store gives to the content: `stores.State`.
     """
 
     size: int

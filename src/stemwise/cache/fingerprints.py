@@ -1,0 +1,80 @@
+"""What stands for the content of a song's file, and whether it is still that of before."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from stemwise.errors import UserError
+from stemwise.files import stores
+from stemwise.files.places import Place, Url
+from stemwise.index import Signal
+
+FILES = 1 << 20  # of which is remembered what is known about them
+
+_begun: dict[Place, tuple[int, int | str] | None] = {}  # size and time of change of songs that are read again and again
+
+
+@lru_cache(maxsize=FILES)
+def fingerprint(path: Place) -> str:
+    """Stands for a file's content without reading all of it: its and its folder's name, size, time, and three pieces.
+
+    Any edit changes the time. The rest tells apart files whose times were set alike, and the names those that are as
+    long and silent wherever a piece is read: stems from one archive. Of a URL it is what its store says of the content.
+    """
+    return _remote_fingerprint(path, stores.known(path)) if isinstance(path, Url) else _local_fingerprint(path)
+
+
+def fingerprint_now(path: Place) -> str:
+    """The same of the file as it is by now."""
+    return _remote_fingerprint(path, stores.look(path)) if isinstance(path, Url) else _local_fingerprint(path)
+
+
+def _remote_fingerprint(url: Url, state: stores.State) -> str:
+    return hashlib.blake2b(json.dumps([str(url), *state]).encode(), digest_size=20).hexdigest()
+
+
+def _local_fingerprint(path: Path) -> str:
+    piece = 1 << 16
+    try:
+        stat = path.stat()
+        known = [path.absolute().parent.name, path.name, stat.st_size, stat.st_mtime_ns]
+        digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=20)
+        with path.open("rb") as file:
+            for place in (0, stat.st_size // 2, max(stat.st_size - piece, 0)):
+                file.seek(place)
+                digest.update(file.read(piece))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and who may read it.") from None
+    return digest.hexdigest()
+
+
+def check_unchanged(signal: Signal) -> None:
+    """Raises `UserError` if a file is not as it was when this process, or the one that started it, first asked."""
+    for cell in signal:
+        now = _state(cell.path)
+        if _begun.setdefault(cell.path, now) != now:
+            raise changed(str(cell.path))
+
+
+def _state(path: Place) -> tuple[int, int | str] | None:
+    """Size and time of change, or a store's mark; None if there is no such file: who reads it says so."""
+    if isinstance(path, Url):
+        return stores.known(path)  # whoever read it has just looked
+    try:
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+    except OSError:
+        return None
+
+
+def changed(names: str) -> UserError:
+    """What to say of songs that are not those of before."""
+    return UserError(f"{names}: changed since this run began. Leave songs alone while it runs.")
+
+
+def forget() -> None:
+    """Looks at all files anew."""
+    fingerprint.cache_clear()
+    _begun.clear()
+    stores.forget()
