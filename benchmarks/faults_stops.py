@@ -23,10 +23,10 @@ def killed_training(ground: Ground, number: int) -> Trial:
     command = ground.train(run, *keys)
     if not at_start:
         command.until((ground.folder / run / LAST).exists)
-    if not command.lasts(moment):  # it was faster this time
+    if (seconds := _killed(command, moment, to_all=number % 2 == 0)) is None:
         shutil.rmtree(ground.folder / run)
         return killed_training(ground, number)
-    return _killed_and_gone_on(ground, run, command, keys, to_all=number % 2 == 0)
+    return _gone_on(ground, run, command, keys, seconds)
 
 
 def killed_save(ground: Ground, number: int) -> Trial:
@@ -42,14 +42,22 @@ def killed_save(ground: Ground, number: int) -> Trial:
         time.sleep(ground.draw.uniform(0, 0.01))
         command.send(signal.SIGSTOP)
         if any(map(Path.exists, half)):
-            return _killed_and_gone_on(ground, run, command, [REACHED], to_all=True)
+            command.send(signal.SIGKILL, to_all=True)
+            return _gone_on(ground, run, command, [REACHED], command.end(-signal.SIGKILL))
         command.send(signal.SIGCONT)
 
 
-def _killed_and_gone_on(ground: Ground, run: str, command: Command, keys: list[str], *, to_all: bool) -> Trial:
-    command.send(signal.SIGKILL, to_all=to_all)
-    seconds = command.end(-signal.SIGKILL)
-    trial = ground.goes_on(run, *keys)  # at once, while workers of the first may still be there
+def _killed(command: Command, moment: float, *, to_all: bool) -> float | None:
+    """Kills it after so many seconds; returns those that its end took, None if it was done before."""
+    if command.lasts(moment):
+        command.send(signal.SIGKILL, to_all=to_all)
+    seconds = command.end(-signal.SIGKILL, 0)
+    return seconds if command.process.returncode else None
+
+
+def _gone_on(ground: Ground, run: str, command: Command, keys: list[str], seconds: float) -> Trial:
+    """The same command after a fault, at once: workers of the first may still be there."""
+    trial = ground.goes_on(run, *keys)
     trial.wrong += command.orphans()
     trial.seconds = seconds
     return trial
@@ -57,15 +65,14 @@ def _killed_and_gone_on(ground: Ground, run: str, command: Command, keys: list[s
 
 def killed_build(ground: Ground, number: int) -> Trial:
     """No broken entry is ever there, and a second build makes the cache of a clean one."""
-    clean, seconds = ground.built
+    clean, writing = ground.built
     cache = ground.folder / f"built{number}"
     command = ground.build(cache.name)
     command.until(lambda: any(cache.glob("*/*")))
-    if not command.lasts(ground.draw.uniform(0, seconds)):
+    if (seconds := _killed(command, ground.draw.uniform(0, writing), to_all=number % 2 == 0)) is None:
         shutil.rmtree(cache)
         return killed_build(ground, number)
-    command.send(signal.SIGKILL, to_all=number % 2 == 0)
-    trial = Trial(seconds=command.end(-signal.SIGKILL), again=len(list(cache.glob("*/*.part"))))
+    trial = Trial(seconds=seconds, again=len(list(cache.glob("*/*.part"))))
     ground.build(cache.name).end(0)
     trial.wrong += command.orphans()
     if contents(cache) != clean:
@@ -79,10 +86,7 @@ def signalled(ground: Ground, number: int, sent: signal.Signals, *, to_all: bool
     run = f"{sent.name}{number}"
     command = _somewhere_in_training(ground, run)
     command.send(sent, to_all=to_all)
-    seconds = command.end(128 + sent)
-    trial = ground.goes_on(run, REACHED)
-    trial.seconds = seconds
-    trial.wrong += command.orphans()
+    trial = _gone_on(ground, run, command, [REACHED], command.end(128 + sent))
     if trial.again:
         trial.wrong.append(f"{trial.again} steps")
     return trial
@@ -95,11 +99,7 @@ def interrupted_twice(ground: Ground, number: int) -> Trial:
     command.send(signal.SIGINT, to_all=True)
     time.sleep(0.001)
     os.killpg(command.process.pid, signal.SIGINT)
-    seconds = command.end(130)
-    trial = ground.goes_on(run, REACHED)
-    trial.seconds = seconds
-    trial.wrong += command.orphans()
-    return trial
+    return _gone_on(ground, run, command, [REACHED], command.end(130))
 
 
 def _somewhere_in_training(ground: Ground, run: str) -> Command:
