@@ -134,9 +134,20 @@ def test_stopped_behind_a_validation(train, whole, monkeypatch):
     assert torch.load("parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
     assert train("hydra.run.dir=parts", "resume=auto", *KEYS).code == 0
     assert_equal(whole, "parts")
-    assert train("hydra.run.dir=more", *KEYS, "trainer.max_steps=8").code == 0
+
+
+@pytest.mark.parametrize("steps", [6, 8])
+def test_a_run_that_is_done_gets_more_steps(train, whole, steps):
+    """By the end of an epoch, and right behind a validation."""
+    assert train("hydra.run.dir=more", *KEYS, f"trainer.max_steps={steps}").code == 0
     assert train("hydra.run.dir=more", "resume=auto", *KEYS).code == 0
-    assert_equal(whole, "more")
+    states = [torch.load(Path(run) / checkpoints.LAST, weights_only=True) for run in (whole, "more")]
+    for part in ("state_dict", "current_model_state", "optimizer_states"):
+        torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
+    logged = [
+        {step: row["train/loss"] for step, row in rows(run).items() if "train/loss" in row} for run in (whole, "more")
+    ]
+    assert logged[0] == logged[1]
 
 
 def test_stopped_three_times_with_other_numbers_of_workers(train, whole, monkeypatch):
