@@ -29,8 +29,12 @@ EXPLAINED = """\
 Every fault was done to the real command, in processes of its own. A run that went on after it was compared with one
 that nothing happened to. *Lost* is what differed at the end, bit for bit: weights, optimiser, schedule and averaged
 weights of the last and the best checkpoint, the model, every logged value; and what was there besides: processes, half
-files, other messages than the one that was due. *Done again* is what was computed twice because of the fault, *to its
-end* the longest time from the fault to the end of the command, whether it stopped there or recovered and went on."""
+files, other messages than the one that was due. *Done again* is what was computed twice because of the fault, by the
+log (which every other killed training writes at checkpoints only, as is the default), *to its end* the longest time
+from the fault to the end of the command, whether it stopped there or recovered and went on.
+
+Nothing finds a bit of the cache that flips in a run while its file keeps its time of change: `data.verify=true` reads
+every byte before a run, and `stemwise cache verify` at any time."""
 STEPS, ENTRIES = "steps", "spectrograms"
 STOP, KILL = stops.signal.SIGSTOP, stops.signal.SIGKILL
 
