@@ -355,8 +355,15 @@ def test_what_looks_for_songs_in_folders_says_so(train, stemwise):
 
 def test_no_thread_is_left(folder, web):
     web.files["/song.wav"] = (folder / "song.wav").read_bytes()
+    before = {*threading.enumerate()}
     stream = audio.stream(place(f"{web.url}/song.wav"), sample_rate=RATE, channels=2)
     next(stream)
     stream.close()
-    time.sleep(0.2)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    end = time.monotonic() + 10
+    while (left := pools() - before) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not left
+
+
+def pools() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")}
