@@ -56,9 +56,24 @@ def breaks(process: int) -> None:
 
 def test_a_worker_that_dies_as_it_hands_over_a_batch_is_dead() -> None:
     loader = workers.Loader([Broken()], batch_size=None, num_workers=1)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError, match="is killed by signal: Killed") as caught:
         list(loader)
     assert workers.is_death(caught.value)
+
+
+def test_the_signal_is_known_where_torch_only_sees_that_a_worker_is_gone() -> None:
+    """It looks by itself where no SIGCHLD has come yet."""
+    loader = workers.Loader(range(100), batch_size=None, num_workers=1)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        os.kill(worker.pid, signal.SIGSEGV)
+        with pytest.raises(RuntimeError, match="is killed by signal: Segmentation fault"):
+            list(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])

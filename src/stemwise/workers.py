@@ -6,8 +6,9 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -28,18 +29,36 @@ _OTHERWISE = "Look at `dmesg`, lower data.num_workers, or set data.num_workers=0
 
 
 class Loader(DataLoader[Any]):
-    """torch's loader, which says that a worker died also where it died in the middle of handing over a batch."""
+    """torch's loader, which says of a worker that died by which signal, whatever it was at."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        batches = super().__iter__()
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except (ConnectionError, EOFError):  # a connection may break before the kernel calls the worker dead
-                batch = next(batches)  # waits for that batch, and looks whose it was
+        batches, end = super().__iter__(), object()
+        processes = multiprocessing.active_children()
+        while (batch := _next(batches, end, processes)) is not end:
             yield batch
+
+
+def _next(batches: Iterator[Any], end: object, processes: Sequence[BaseProcess]) -> Any:
+    try:
+        try:
+            return next(batches, end)
+        except (ConnectionError, EOFError):  # a connection may break before the kernel calls the worker dead
+            return next(batches, end)  # waits for that batch, and looks whose it was
+    except RuntimeError as error:
+        if killed := _killed(error, processes):
+            raise killed from None
+        raise
+
+
+def _killed(error: RuntimeError, processes: Sequence[BaseProcess]) -> RuntimeError | None:
+    """What torch says of a worker whose end it saw by a signal, where it only saw that there is none any more."""
+    found = _DEATH.match(str(error))
+    gone = found[1].split(", ") if found and not found[2] else []
+    for process in processes:
+        if str(process.pid) in gone and process.exitcode is not None and process.exitcode < 0:
+            name = signal.strsignal(-process.exitcode)
+            return RuntimeError(f"DataLoader worker (pid {process.pid}) is killed by signal: {name}.")
+    return None
 
 
 def leave_signals(_: int = 0) -> None:
