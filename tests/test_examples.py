@@ -491,6 +491,13 @@ def test_what_is_changed_or_has_phases_is_not_packed(folder: Path, sources: dict
             assert same({key: batch[key][row] for key in ("mixture", "stems")}, crops[place])
 
 
+def test_ranks_go_on_with_as_many_examples_each_wherever_fewer_had_stopped():
+    for shown in range(25):
+        lengths = {len(list(Order(4, 3, 8, 0, rank, 4, shown))) for rank in range(4)}
+        assert lengths <= {2, 4, 6}
+        assert len(lengths) == 1
+
+
 def test_a_batch_looks_at_no_entry_twice(
     folder: Path, sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,15 +295,24 @@ class StemData(lightning.LightningDataModule):
     # Loaders
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        songs, (rank, ranks) = self.songs("train"), self._ranks()
-        pool = Pool(self._packed_size(), self.num_workers)
+        songs, pool = self.songs("train"), Pool(self._packed_size(), self.num_workers)
         crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed, pool)
+        order = self._order()
         self._crops = crops
+        self._origin = self._batches(), order.first_epoch * order.total + order.skipped
+        return self._loader(crops, order, self.batch_size, persistent_workers=self.num_workers > 0)
+
+    def _order(self) -> examples.Order:
+        rank, ranks = self._ranks()
         step = self.batch_size * ranks
         shown = self._batches() * step if self._resumed is None else self._resumed
-        self._origin = self._batches(), shown
-        order = examples.Order(len(songs), self.examples_per_song, step, self.seed, rank, ranks, shown)
-        return self._loader(crops, order, self.batch_size, persistent_workers=self.num_workers > 0)
+        return examples.Order(len(self.songs("train")), self.examples_per_song, step, self.seed, rank, ranks, shown)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The epoch in which a run goes on, and how many batches of it, as large as they are now, lie behind."""
+        order = self._order()
+        return order.first_epoch, order.steps_behind
 
     def _batches(self) -> int:
         """Batches of this run so far, on this rank. What was begun and not finished is shown again."""

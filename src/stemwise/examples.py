@@ -80,7 +80,8 @@ class Order(Sampler[Place]):
 
     The epoch is filled up to whole batches over all ranks with songs of a further round; rank r of W takes
     every W-th place, so that the examples of a step are the same for any number of ranks. A run that had
-    shown some examples when it stopped goes on behind them, `shown` in number over all ranks.
+    shown some examples when it stopped goes on behind them, `shown` in number over all ranks. If it goes on with
+    another `multiple`, the number in a step over all ranks, it begins at the last whole step, as all ranks must.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Order(Sampler[Place]):
     ) -> None:
         self.count, self.seed, self.rank, self.ranks = count, seed, rank, ranks
         self.total = -(-count * per_song // multiple) * multiple
-        self.first_epoch, self.skipped = divmod(shown, self.total)
+        self.first_epoch, behind = divmod(shown, self.total)
+        self.steps_behind = behind // multiple
+        self.skipped = self.steps_behind * multiple
         self.counted_from = None if shown else 0
         self.epoch = self.first_epoch
 

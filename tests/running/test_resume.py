@@ -393,6 +393,20 @@ def test_another_number_of_ranks_goes_on_behind_the_same_examples(songs, ranks):
     assert after == {"shown": 16}
 
 
+@pytest.mark.parametrize(("before", "after", "shown"), [(1, 4, 24), (4, 1, 25), (2, 3, 24)])
+def test_another_batch_size_goes_on_at_the_last_whole_step(train, monkeypatch, before, after, shown):
+    """Of epochs of 12 examples, stopped behind 5 batches, in which there may be more of them than there are now."""
+    keys = ["data.examples_per_song=3", "trainer.max_steps=10", "trainer.val_check_interval=5"]
+    at_step(monkeypatch, 5, send(signal.SIGTERM), "validation_step")
+    assert train("hydra.run.dir=parts", f"data.batch_size={before}", *keys).code == 128 + signal.SIGTERM
+    assert train("hydra.run.dir=parts", f"data.batch_size={after}", "ckpt_path=last", *keys).code == 0
+    last = torch.load("parts/checkpoints/last.ckpt", weights_only=True)
+    assert last["StemData"] == {"shown": shown}
+    assert last["global_step"] == 10
+    with Path("parts/csv/version_1/metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)][-1] == str((shown - 1) // 12)
+
+
 # The files
 
 

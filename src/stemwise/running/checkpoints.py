@@ -215,15 +215,22 @@ class Checkpoints(Checkpoint):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # A batch that is ready and not begun is not part of it. Lightning would count it, and the step before it twice.
-        loop = checkpoint["loops"]["fit_loop"]
-        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
-        for counts in (batches["total"], batches["current"]):
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
             counts["ready"] = counts["completed"]
-        if batches["current"]["completed"] == trainer.num_training_batches:
-            # Of a validation behind the last batch: Lightning would go on in an epoch without batches, for ever.
-            batches["current"], batches["is_last_batch"] = dict.fromkeys(batches["current"], 0), False
-            for counts in (epochs["total"], epochs["current"]):
-                counts["processed"] = counts["completed"] = counts["started"]
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # With other batches or ranks it is another place in an epoch. And from behind the last batch of one, where a
+        # validation may be, Lightning would go on in an epoch without batches, for ever.
+        epoch, behind = trainer.datamodule.position  # type: ignore[attr-defined]
+        loop = checkpoint["loops"]["fit_loop"]
+        batches = loop["epoch_loop.batch_progress"]
+        batches["current"], batches["is_last_batch"] = dict.fromkeys(batches["current"], behind), False
+        begun = epoch + (behind > 0)
+        for counts in loop["epoch_progress"].values():
+            counts |= {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
 
     def state_dict(self) -> dict[str, Any]:
         return {"validation_due": self.validation_due, "random": _of_all_ranks(_random())}
