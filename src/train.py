@@ -31,8 +31,9 @@ def command(cfg: DictConfig) -> None:
     process.prepare()
     launch.quiet_lightning()
     checks.training(cfg)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with folders.claimed(folder):
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    with folders.claimed(folder, list(hydra_config.overrides.task)):
         _train(cfg, folder)
     interrupts.after_training()
 

@@ -28,6 +28,7 @@ def test_a_run_has_one_folder_with_all_in_it(train, songs):
     assert {path.name for path in RUN.iterdir()} == {
         ".hydra",
         ".lock",
+        ".overrides.yaml",
         "config.yaml",
         "train.log",
         "csv",

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 from conftest import TINY
@@ -282,7 +283,7 @@ HOLDS = """
 import sys
 from pathlib import Path
 from stemwise.running import folders
-with folders.claimed(Path(sys.argv[1])):
+with folders.claimed(Path(sys.argv[1]), sys.argv[2:]):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -308,8 +309,36 @@ def test_a_folder_where_files_cannot_be_locked_is_no_reason_to_stop(monkeypatch,
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", refuses)
-    with folders.claimed(tmp_path):
+    with folders.claimed(tmp_path, []):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / folders.LOCK).symlink_to("/dev/full")
+    (tmp_path / "full" / f"{folders.OVERRIDES}.new").symlink_to("/dev/full")
+    for run in ("file/run", "full"):
+        with (
+            pytest.raises(UserError, match=rf"{run}: cannot be written .*hydra.run.dir"),
+            folders.claimed(tmp_path / run, ["lr=1"]),
+        ):
+            pass
+
+
+def test_a_run_that_is_refused_does_not_become_the_one_that_goes_on(train, tmp_path):
+    """Hydra has written its own files by then."""
+    auto = ["resume=auto", "hydra.run.dir='${run_folder:${resume},${hydra.overrides.task},runs,${now:%H%M%S%f}}'"]
+    assert train(*auto).code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    own = yaml.safe_load((run / folders.OVERRIDES).read_text())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDS, run, *own], text=True, **pipes) as other:
+        assert other.stdout.readline() == "claimed\n"
+        assert train(f"hydra.run.dir={run}", "optimizer.lr=0.5").code == 2
+        other.kill()
+    assert train(*auto).code == 0
+    assert list((tmp_path / "runs").iterdir()) == [run]
 
 
 def test_the_processes_of_a_job_have_one_folder(monkeypatch, tmp_path):

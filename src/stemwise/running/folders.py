@@ -7,10 +7,10 @@ import errno
 import fcntl
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -19,7 +19,7 @@ from stemwise.errors import UserError
 # These say how a run starts, and not which run it is.
 _STARTS = ("resume", "ckpt_path")
 
-LOCK = ".lock"
+LOCK, OVERRIDES = ".lock", ".overrides.yaml"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of some file systems of clusters
 
 
@@ -47,54 +47,74 @@ def choose(resume: str | None, overrides: Sequence[str], parent: str, name: str)
 
 
 @contextmanager
-def claimed(run: Path) -> Iterator[None]:
-    """Keeps others from training in the folder `run`. Raises `UserError` if another process does.
+def claimed(run: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Keeps others from training in the folder `run`, and notes there which run it is.
 
     The first rank asks. The kernel gives the lock back when the process ends, in whatever way, and children of it do
-    not inherit it. Where files cannot be locked there is none.
+    not inherit it. Where files cannot be locked there is none. Raises `UserError` if another process trains in the
+    folder, or if it cannot be written.
     """
     from lightning.pytorch.utilities import rank_zero_only
 
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+    # Lightning's own start of several nodes knows the rank later.
+    node = int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or 0)
+    if rank_zero_only.rank != 0 or node != 0:  # type: ignore[attr-defined]
         yield
         return
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                file.seek(0)
-                raise UserError(
-                    f"{run}: {file.read() or 'another process'} trains in it. Wait for its end, or give this run a "
-                    "folder of its own: hydra.run.dir=runs/NAME."
-                ) from None
-            if error.errno not in _NO_LOCKS:
-                raise
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise _not_written(run, error) from None
+    with file:
+        _lock(file, run)
+        _note(run, overrides)
+        yield
+
+
+def _lock(file: TextIO, run: Path) -> None:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.seek(0)
+            raise UserError(
+                f"{run}: {file.read() or 'another process'} trains in it. Wait for its end, or give this run a "
+                "folder of its own: hydra.run.dir=runs/NAME."
+            ) from None
+        if error.errno not in _NO_LOCKS:
+            raise _not_written(run, error) from None
+    with suppress(OSError):  # it is for the message only
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+
+
+def _note(run: Path, overrides: Sequence[str]) -> None:
+    """The file appears complete: other ranks may read it at this moment."""
+    new = run / f"{OVERRIDES}.new"
+    try:
+        new.write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
+        new.replace(run / OVERRIDES)
+    except OSError as error:
+        raise _not_written(run, error) from None
+
+
+def _not_written(run: Path, error: OSError) -> UserError:
+    return UserError(f"{run}: cannot be written ({error.strerror}). Make room, or set hydra.run.dir to another folder.")
 
 
 def _same(parent: Path, overrides: Sequence[str]) -> Path | None:
     """The run below `parent` with these overrides whose checkpoint is the newest."""
     wanted = _what(overrides)
     found = []
-    for file in parent.glob("*/.hydra/overrides.yaml"):
-        run = file.parents[1]
+    # Not Hydra's own file, which a run that is refused has written anew by then.
+    for file in parent.glob(f"*/{OVERRIDES}"):
+        run = file.parent
         times = [checkpoint.stat().st_mtime for checkpoint in run.glob("checkpoints/*.ckpt")]
-        if times and _what(_read(file)) == wanted:
+        if times and _what(yaml.safe_load(file.read_text(encoding="utf-8")) or []) == wanted:
             found.append((max(times), run))
     return max(found)[1] if found else None
-
-
-def _read(file: Path) -> list[str]:
-    """The overrides in a run's folder. Hydra writes them anew in each rank; the file is empty for a moment then."""
-    deadline = time.monotonic() + 5
-    while not (text := file.read_text(encoding="utf-8")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return list(yaml.safe_load(text) or [])
 
 
 def _what(overrides: Sequence[str]) -> list[str]:
