@@ -109,6 +109,16 @@ def test_other_queries_are_told_apart_and_not_shown():
     assert "secret" not in str(one) + str(two)
     assert str(place(str(one))) == str(one)
     assert place("https://h/get").is_public
+    # Parts of a signature, where there is none.
+    for query in ("st={}", "Expires={}", "sp={}&Policy=1"):
+        assert len({str(place(f"https://h/get?{query.format(name)}")) for name in "ab"}) == 2
+
+
+@pytest.mark.parametrize("text", ["https://me:pa/ss@h/a.wav", "http://me:p?ss@h/a.wav", "https://h:port/a.wav"])
+def test_what_may_be_half_a_password_is_refused_and_not_shown(text):
+    with pytest.raises(UserError, match=r"https?://…: .*%2F") as caught:
+        place(text)
+    assert "me" not in str(caught.value)
     assert place("s3://b/a?b").is_public  # a key like others
 
 

@@ -3,6 +3,9 @@
 import itertools
 import json
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -351,6 +354,34 @@ def test_what_looks_for_songs_in_folders_says_so(train, stemwise):
     done = stemwise("index", "folders", "s3://songs/x", "-o", "out")
     assert done.code == 2
     assert "only folders of this machine can be listed" in done.output
+
+
+ASKS = """
+import sys
+from stemwise import audio, index
+from stemwise.files.places import place
+print("asks", flush=True)
+try:
+    if sys.argv[2] == "many":
+        index._probe([(place(f"{sys.argv[1]}/{number}.wav"), None) for number in range(40)])
+    else:
+        audio.probe(place(f"{sys.argv[1]}/a.wav"))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+def test_ctrl_c_waits_for_no_server_that_is_silent(network, how):
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-c", ASKS, url, how]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "asks\n"
+            silent.accept()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
 
 
 def test_no_thread_is_left(folder, web):

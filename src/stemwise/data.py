@@ -98,8 +98,9 @@ class StemData(lightning.LightningDataModule):
                 raise UserError(f"data.{name}={value!r} is not a whole number from {least} on.")
         if not isinstance(self.verify, bool):
             raise UserError(f"data.verify={self.verify!r} is not true or false.")
-        if self.cache is not None and "://" in str(self.cache):
-            raise UserError(f"data.cache={self.cache} is not a folder of this machine. Set it to one, or to null.")
+        for name in ("cache", "local_cache"):
+            if "://" in str(folder := getattr(self, name)):
+                raise UserError(f"data.{name}={folder} is not a folder of this machine. Set it to one, or to null.")
         if self.on_error not in ON_ERROR:
             raise UserError(f"data.on_error={self.on_error!r} is not one of {', '.join(ON_ERROR)}.")
         if self.on_error == "skip" and self.cache is None:

@@ -21,7 +21,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -346,7 +345,7 @@ def _probe(wanted: Sequence[File]) -> dict[File, audio.Info | str]:
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor(stores.THREADS) as pool:
+    with stores.threads() as pool:
         found = progress.track(pool.map(look, wanted), what="Checking files", total=len(wanted))
         return dict(zip(wanted, found, strict=True))
 

@@ -5,7 +5,6 @@ does, would be lost before any line of ours ran; handlers run in the main thread
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from stemwise.errors import UserError
+from stemwise.files.stores import threads
 from stemwise.files.streams import Remote, Stream
 
 File = Path | Remote
@@ -39,7 +39,7 @@ class Aside:
 
     @classmethod
     def open(cls, find: Callable[[], Source]) -> "Aside":
-        with _thread() as thread:
+        with threads(1) as thread:
             return cls(thread.submit(find).result())
 
     @property
@@ -51,27 +51,17 @@ class Aside:
         return self.source.channels
 
     def length(self) -> int:
-        with _thread() as thread:
+        with threads(1) as thread:
             return thread.submit(self.source.length).result()
 
     def blocks(self, start: int) -> Iterator[Tensor]:
         blocks = self.source.blocks(start)
-        with _thread() as thread:
+        with threads(1) as thread:
             try:
                 while (block := thread.submit(next, blocks, None).result()) is not None:
                     yield block
             finally:
                 thread.submit(getattr(blocks, "close"))  # noqa: B009
-
-
-@contextmanager
-def _thread() -> Iterator[ThreadPoolExecutor]:
-    """An interrupted caller does not wait for the read at hand; what was begun still ends in order."""
-    thread = ThreadPoolExecutor(1)
-    try:
-        yield thread
-    finally:
-        thread.shutdown(wait=False)
 
 
 class Callbacks:

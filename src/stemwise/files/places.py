@@ -3,6 +3,7 @@
 import hashlib
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
@@ -15,12 +16,14 @@ HTTP = ("https", "http")
 
 _URL = re.compile(r"([A-Za-z][\w+.:-]*)://(.*)", re.DOTALL)
 _HIDDEN = re.compile("hidden-[0-9a-f]{8}")
-# What signs a URL for a while: of S3, Google, CloudFront and Azure.
-_SIGNATURE = re.compile(
-    r"(X-(Amz|Goog)-[\w-]+|AWSAccessKeyId|GoogleAccessId|Signature|Expires|Policy|Key-Pair-Id"
-    r"|sig|s[eprstv]|srt|spr|sip|sdd|skoid|sktid|sk[etsv])=.*",
-    re.IGNORECASE,
-)
+# What signs a URL for a while: the signature's own name, and the names of all that goes with it. Alone, without the
+# signature, these may be what tells one file from another.
+_SIGNED = {
+    "x-amz-signature": r"X-Amz-[\w-]+",
+    "x-goog-signature": r"X-Goog-[\w-]+",
+    "signature": "AWSAccessKeyId|GoogleAccessId|Signature|Expires|Policy|Key-Pair-Id",  # S3, Google, CloudFront
+    "sig": "sig|s[eprstv]|srt|spr|sip|sdd|skoid|sktid|sk[etsv]",  # Azure
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Url:
 
     def __str__(self) -> str:
         """The URL without password and signature; another query is told apart by a digest. Reads back as itself."""
-        kept = "&".join(part for part in self.query.split("&") if part and not _SIGNATURE.fullmatch(part))
+        kept = "&".join(_unsigned(self.query.split("&")))
         if kept and not _HIDDEN.fullmatch(kept):
             kept = f"hidden-{hashlib.blake2b(kept.encode(), digest_size=4).hexdigest()}"
         host = self.authority.rpartition("@")[2]
@@ -88,6 +91,13 @@ class Url:
         return self
 
 
+def _unsigned(parts: Sequence[str]) -> list[str]:
+    """The parts of a query that are no signature, nor belong to one that is there."""
+    names = {part.partition("=")[0].lower() for part in parts}
+    signed = "|".join(pattern for name, pattern in _SIGNED.items() if name in names) or "(?!)"
+    return [part for part in parts if part and not re.fullmatch(signed, part.partition("=")[0], re.IGNORECASE)]
+
+
 Place = Path | Url
 
 
@@ -115,6 +125,8 @@ def place(text: str) -> Place:
     if protocol in HTTP:
         rest, _, query = quote(rest, safe="%/:=&?~+!$,;'@()*[]").partition("?")
     authority, slash, path = rest.partition("/")
+    if protocol in HTTP and not re.fullmatch(r"(.*@)?([^:@]*|\[.*\])(:\d*)?", authority):
+        raise UserError(f"{protocol}://…: neither a host with a port nor a password of plain characters (%2F for /).")
     if not authority.rpartition("@")[2]:
         raise UserError(f"{protocol}:///{path}: names no host or bucket. Write it after the //.")
     return Url(protocol, authority, slash + path, query)

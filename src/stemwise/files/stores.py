@@ -7,10 +7,14 @@ A process has one file system, that is one pool of connections, per protocol. A 
 parent's: whatever it does to them goes through an epoll that both share, and leaves the parent waiting for answers.
 """
 
+import asyncio
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeVar
@@ -41,6 +45,16 @@ class State(NamedTuple):
 
 
 _known: dict[Url, State] = {}
+_interrupts = 0  # after which nobody waits for the answers to what was asked before
+_connecting = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _connecting
+    _connecting = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def look(url: Url) -> State:
@@ -62,21 +76,35 @@ def known(url: Url) -> State:
 
 def known_all(urls: Sequence[Url]) -> dict[Url, State]:
     """`known` of many at once."""
-    _prepare(urls)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with threads() as pool:
         return dict(zip(urls, pool.map(known, urls), strict=True))
+
+
+@contextmanager
+def threads(count: int = THREADS) -> Iterator[ThreadPoolExecutor]:
+    """Threads that ask. Ctrl-C waits for no answer; Python itself would, for each thread, at the program's end."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        _abandon()
+        raise
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _abandon() -> None:
+    global _interrupts
+    _interrupts += 1
+    if "fsspec.asyn" in sys.modules and (loop := sys.modules["fsspec.asyn"].loop[0]) is not None:
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
 
 def forget() -> None:
     """Looks at all files and at the environment anew."""
     _known.clear()
     _file_system.cache_clear()
-
-
-def _prepare(urls: Sequence[Url]) -> None:
-    """Connects before many threads ask, or each would begin to."""
-    for url in {url.protocol: url for url in urls}.values():
-        ask(url, lambda _: None)
 
 
 def exists(url: Url) -> bool:
@@ -90,8 +118,7 @@ def exists(url: Url) -> bool:
 
 def existing(urls: Sequence[Url]) -> Iterator[Url]:
     """Those that are there, many looked at at once."""
-    _prepare(urls)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with threads() as pool:
         for url, there in zip(urls, pool.map(exists, urls), strict=True):
             if there:
                 yield url
@@ -103,14 +130,17 @@ class Missing(UserError):
 
 def ask(url: Url, question: Callable[[Any], T]) -> T:
     """What the store's file system answers. Raises `UserError`, in words of our own: those of others show URLs."""
+    before = _interrupts
     for pause in (*(PAUSES if url.protocol in HTTP else ()), None):
         try:
-            return question(_file_system(url.protocol, os.getpid()))
-        except UserError:
+            with _connecting:  # many threads ask
+                system = _file_system(url.protocol, os.getpid())
+            return question(system)
+        except (UserError, AttributeError, AssertionError):  # the latter two are faults of ours
             raise
         except Exception as error:  # of fsspec, botocore, aiohttp, google.auth: they share no base
             problem = error
-        if pause is None or not _may_pass(problem):
+        if pause is None or not _may_pass(problem) or _interrupts > before:
             break
         time.sleep(pause)
     raise _explained(url, problem)
