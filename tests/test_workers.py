@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +98,14 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_message(train, monkeypatc
     assert "last: Song " in done.output
     assert "data.num_workers" in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_thread_that_pins_memory_and_meets_a_dead_worker_means_it() -> None:
+    process = SimpleNamespace(pid=17, exitcode=-9)
+    error = workers._killed(RuntimeError("Pin memory thread exited unexpectedly"), [process])
+    assert error is not None
+    assert workers.is_death(error)
+    assert "worker 17" in str(workers.death(error, 0, lambda _: None))
 
 
 LEFT = """

@@ -19,6 +19,7 @@ from stemwise.errors import UserError
 _DEATH = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is (killed by signal: [^.]+)|exited unexpectedly)"
 )
+_PINNING = "Pin memory thread exited unexpectedly"  # of a loader for a GPU: the thread met the broken connection
 _ADVICE = {
     "Killed": "Mostly that is the kernel where memory is short, and `dmesg | grep -i oom` tells. Lower "
     "data.num_workers or data.batch_size, or give the job more memory",
@@ -55,7 +56,8 @@ def _killed(error: RuntimeError, processes: Sequence[BaseProcess]) -> RuntimeErr
     found = _DEATH.match(str(error))
     gone = found[1].split(", ") if found and not found[2] else []
     for process in processes:
-        if str(process.pid) in gone and process.exitcode is not None and process.exitcode < 0:
+        is_meant = str(process.pid) in gone or _PINNING in str(error)
+        if is_meant and process.exitcode is not None and process.exitcode < 0:
             name = signal.strsignal(-process.exitcode)
             return RuntimeError(f"DataLoader worker (pid {process.pid}) is killed by signal: {name}.")
     return None

@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,11 @@ def _songs(record: "Record", config: Mapping[str, Any], directory: Path) -> list
             found.append(_difference(f"{split}: the index", then.source, str(error).splitlines()[0], True))
             today = None
         split_now = provenance.describe(today) if today else then
-        now[split] = _with_files(then, split_now, root, provenance.places(today) if today else {})
+        try:
+            now[split] = _with_files(then, split_now, root, provenance.places(today) if today else {})
+        except UserError as error:  # a URL whose credentials were not recorded, say
+            found.append(_difference(f"{split}: the files", "as recorded", str(error).splitlines()[0], True))
+            now[split] = replace(split_now, files=then.files)
     found += provenance.song_differences(record.index, now)
     inputs = provenance.files({name: Path(name) for name in record.inputs if Path(name).is_file()}, _hashed(record))
     return found + provenance.file_differences(record.inputs, inputs, "")

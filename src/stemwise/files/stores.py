@@ -8,6 +8,7 @@ parent's: whatever it does to them goes through an epoll that both share, and le
 """
 
 import asyncio
+import inspect
 import os
 import sys
 import threading
@@ -45,7 +46,8 @@ class State(NamedTuple):
 
 
 _known: dict[Url, State] = {}
-_interrupts = 0  # after which nobody waits for the answers to what was asked before
+_interrupts = 0  # nobody waits for threads that began before the last one
+_begun = threading.local()  # in a thread of ours: the interrupts before it
 _connecting = threading.Lock()
 
 
@@ -83,7 +85,7 @@ def known_all(urls: Sequence[Url]) -> dict[Url, State]:
 @contextmanager
 def threads(count: int = THREADS) -> Iterator[ThreadPoolExecutor]:
     """Threads that ask. Ctrl-C waits for no answer; Python itself would, for each thread, at the program's end."""
-    pool = ThreadPoolExecutor(count)
+    pool = ThreadPoolExecutor(count, initializer=_begin, initargs=(_interrupts_before(),))
     try:
         yield pool
     except KeyboardInterrupt:
@@ -94,11 +96,31 @@ def threads(count: int = THREADS) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False)
 
 
+def _begin(interrupts: int) -> None:
+    _begun.interrupts = interrupts
+
+
+def _interrupts_before() -> int:
+    """Before this thread, or the one that began it."""
+    return getattr(_begun, "interrupts", _interrupts)
+
+
 def _abandon() -> None:
     global _interrupts
     _interrupts += 1
     if "fsspec.asyn" in sys.modules and (loop := sys.modules["fsspec.asyn"].loop[0]) is not None:
-        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+        loop.call_soon_threadsafe(_cancel, loop)
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, again: int = 10) -> None:
+    """All that is asked, and for a second what threads ask that were about to."""
+    for task in asyncio.all_tasks(loop):
+        coroutine = task.get_coro()
+        # One that has not begun would never tell the thread that waits for it.
+        if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED:
+            task.cancel()
+    if again:
+        loop.call_later(0.1, _cancel, loop, again - 1)
 
 
 def forget() -> None:
@@ -130,17 +152,18 @@ class Missing(UserError):
 
 def ask(url: Url, question: Callable[[Any], T]) -> T:
     """What the store's file system answers. Raises `UserError`, in words of our own: those of others show URLs."""
-    before = _interrupts
     for pause in (*(PAUSES if url.protocol in HTTP else ()), None):
         try:
             with _connecting:  # many threads ask
                 system = _file_system(url.protocol, os.getpid())
+            if _interrupts_before() < _interrupts:
+                raise UserError(f"{url}: interrupted. Run again.")
             return question(system)
         except (UserError, AttributeError, AssertionError):  # the latter two are faults of ours
             raise
         except Exception as error:  # of fsspec, botocore, aiohttp, google.auth: they share no base
             problem = error
-        if pause is None or not _may_pass(problem) or _interrupts > before:
+        if pause is None or not _may_pass(problem):
             break
         time.sleep(pause)
     raise _explained(url, problem)
