@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,19 +11,18 @@ from torch.utils.data import DataLoader, Dataset
 from stemwise.errors import UserError
 from stemwise.index import Signal
 
-if TYPE_CHECKING:  # which imports this module
-    from stemwise.cache.store import Cache
+Write = Callable[[Signal], None]
 
 
-def compute(cache: "Cache", missing: Sequence[Signal], workers: int | None) -> Iterator[tuple[Signal, str]]:
-    """Writes the entries of `missing` in `workers` processes (None: one for each core, 0: in this one).
+def compute(missing: dict[Path, Signal], write: Write, workers: int | None) -> Iterator[tuple[Path, str]]:
+    """Has `write` write the entries `missing` in `workers` processes (None: one for each core, 0: in this one).
 
-    Yields each signal and what is wrong with its songs, or nothing. Raises `UserError` where nothing else can be
+    Yields each entry and what is wrong with its songs, or nothing. Raises `UserError` where nothing else can be
     written either.
     """
     cores = len(os.sched_getaffinity(0))
     loader = DataLoader(
-        _Entries(cache, missing),
+        _Entries(list(missing.items()), write),
         batch_size=None,
         num_workers=min(cores if workers is None else workers, len(missing)),
         prefetch_factor=None if workers == 0 else 1,
@@ -31,10 +30,11 @@ def compute(cache: "Cache", missing: Sequence[Signal], workers: int | None) -> I
         # A loader draws a seed; from the global generator, a run that builds would differ from one that does not.
         generator=torch.Generator(),
     )
+    paths = list(missing)
     for number, message in _written(loader):
         if number < 0:
             raise UserError(message)
-        yield missing[number], message
+        yield paths[number], message
 
 
 class _Entries(Dataset[tuple[int, str]]):
@@ -43,17 +43,16 @@ class _Entries(Dataset[tuple[int, str]]):
     The number is negative if nothing else can be written either.
     """
 
-    def __init__(self, cache: "Cache", missing: Sequence[Signal]) -> None:
-        self.cache, self.missing = cache, missing
+    def __init__(self, missing: Sequence[tuple[Path, Signal]], write: Write) -> None:
+        self.missing, self.write = missing, write
 
     def __len__(self) -> int:
         return len(self.missing)
 
     def __getitem__(self, number: int) -> tuple[int, str]:
-        signal = self.missing[number]
-        path = self.cache.path(signal)
+        path, signal = self.missing[number]
         try:
-            self.cache.compute(signal)
+            self.write(signal)
         except UserError as error:
             return number, str(error)
         except OSError as error:

@@ -195,14 +195,15 @@ class Cache:
         faults = self._faults(list(signals_at), look)
         if not faults:
             return {}
-        missing = [signals_at[path] for path in faults]
-        lacking = f"{len(faults)} of {len(signals_at)} spectrograms are missing or broken there ({_some(missing)})"
+        missing = {path: signals_at[path] for path in faults}
+        some = _some(list(missing.values()))
+        lacking = f"{len(faults)} of {len(signals_at)} spectrograms are missing or broken there ({some})"
         upkeep.check_writable(self.folder, lacking)
-        self._check_room([lengths[signal] for signal in missing])
+        self._check_room([lengths[signal] for signal in missing.values()])
         upkeep.remove_broken(faults)
-        done = building.compute(self, missing, workers)
+        done = building.compute(missing, self.compute, workers)
         work = progress.track(done, what="Computing spectrograms", total=len(missing))
-        failed = {self.path(signal): message for signal, message in work if message}
+        failed = {path: message for path, message in work if message}
         return {signal: failed[path] for signal in lengths if (path := self.path(signal)) in failed}
 
     def _faults(self, paths: Sequence[Path], look: Look) -> dict[Path, Exception]:
