@@ -284,33 +284,30 @@ def _claim(path: Path, lock: int = fcntl.LOCK_EX) -> Iterator[IO[bytes] | None]:
 def is_abandoned(part: Path) -> bool:
     """Whether nobody writes this `.part` file any more. Raises `OSError`."""
     with part.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return time.time() - os.fstat(file.fileno()).st_mtime > DAY
-        return True
+        return _is_free(file, fcntl.LOCK_SH)
 
 
 def remove_abandoned(part: Path) -> bool:
     """Removes a `.part` file that nobody writes any more; False if somebody does. Raises `OSError`."""
     with part.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            if not is_abandoned(part):
-                return False
+        free = _is_free(file, fcntl.LOCK_EX)
         # Whoever waits for the lock will see that the file is no longer there.
-        if _is_same(part, file):
+        if free and _is_same(part, file):
             part.unlink()
-        return True
+        return free
+
+
+def _is_free(file: IO[bytes], lock: int) -> bool:
+    """Whether the lock could be had; where there are none, whether the file is a day old."""
+    try:
+        fcntl.flock(file, lock | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return time.time() - os.fstat(file.fileno()).st_mtime > DAY
+    return True
 
 
 @lru_cache
