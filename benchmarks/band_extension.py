@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stemwise import examples, masks, model_file, progress, signals, spectrogram
+from stemwise import catalogue, masks, model_file, progress, signals, spectrogram
 from stemwise.datasets import musdb18
 from stemwise.errors import UserError
 from stemwise.index import Index
@@ -183,7 +183,7 @@ RULES: Mapping[str, Extension] = {
 
 def songs(splits: Mapping[str, Index]) -> Iterator[Song]:
     for split, found in splits.items():
-        for song in examples.songs(found, STEMS, {}):
+        for song in catalogue.songs(found, STEMS, {}):
             spectra = spectrogram.stft(signals.stack([song.mixture, *song.stems], SETTINGS), SETTINGS)
             yield Song(split, spectra[0], spectra[1:])
 

@@ -359,7 +359,7 @@ def _cached(size: Size, work: Path) -> tuple[list[Any], Any]:
     """Songs whose files hold nothing, and a cache that has spectrograms of noise for them."""
     from stemwise.cache import entries
     from stemwise.cache.store import Cache
-    from stemwise.examples import Song
+    from stemwise.catalogue import Song
     from stemwise.index import Cell
 
     cache = Cache(work / "cache", size.settings, Half())

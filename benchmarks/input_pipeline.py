@@ -231,7 +231,7 @@ def per_second(data: StemData, stream: Iterator[Any], convert: bool, batches: in
 
 def cold(data: StemData, loader: DataLoader[Any], convert: bool) -> float:
     """Examples per second from the first batch on, until about half the cache has been read."""
-    songs = data.songs("train")
+    songs = data.catalogue.songs("train")
     crops = sum(song.seconds for song in songs) / (SETTINGS.frames * SETTINGS.hop / SETTINGS.sample_rate)
     next(iter(loader))  # workers are there
     time.sleep(1)  # and have done what they were given

@@ -13,9 +13,9 @@ import report
 import torch
 from torch import Tensor
 
-from stemwise import examples, metrics, model_file, signals
+from stemwise import catalogue, metrics, model_file, signals
+from stemwise.catalogue import Song
 from stemwise.datasets import musdb18
-from stemwise.examples import Song
 
 LOWER = (torch.bfloat16, torch.float16)
 
@@ -25,7 +25,7 @@ def main() -> int:
     options = _parser().parse_args()
     split = musdb18.find(options.data)[options.split]
     exact = model_file.load(options.model)
-    songs = examples.songs(split, exact.stems, {})
+    songs = catalogue.songs(split, exact.stems, {})
     reference = separated(options.model, songs, torch.float32)
     scores = torch.stack([metrics.usdr(song[1], song[0]) for song in reference]).nanmean(0)
     rows = [("float32", *(f"{score:.2f}" for score in scores), "")]

@@ -233,7 +233,7 @@ def start(folder: Path) -> dict[str, float]:
     csvs = {split: folder / f"{split}.csv" for split in ("train", "valid")}
     data = StemData(["vocals", "accompaniment"], settings, folder, cache=folder / "cache", **csvs)
     calls: Mapping[str, Callable[[], object]] = {
-        "index": lambda: [data.checked_index(split) for split in csvs],
+        "index": lambda: [data.catalogue.checked(split) for split in csvs],
         "cache": data.prepare_data,
         "set up": lambda: data.setup("fit"),
         "first batch": lambda: next(iter(data.train_dataloader())),

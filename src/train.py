@@ -48,14 +48,14 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     _set_precision(cfg.matmul_precision)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
-    model, facts = _model(cfg, complete=data.complete)
+    model, facts = _model(cfg, complete=data.catalogue.complete)
     checkpoint = _checkpoint(cfg, folder, model)
     module, trainer = _training(cfg, model, data, facts), _trainer(cfg, folder)
     if trainer.is_global_zero:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
     if trainer.is_global_zero:
-        splits = {split: data.checked_index(split) for split in ("train", "valid")}
+        splits = {split: data.catalogue.checked(split) for split in ("train", "valid")}
         provenance.record(folder, splits, launch.plain(cfg), launch.given())
     try:
         _fit(trainer, module, data, checkpoint)
@@ -144,7 +144,7 @@ def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) 
     normalization = cfg.normalization or ("stored" if facts.get("normalization") == "stored" else "batch")
     if cfg.normalization is None and normalization == "stored":
         log.info("normalization=stored: as the model of init_from was trained.")
-    own = {"sums": data.sums, "normalization": normalization}
+    own = {"sums": data.catalogue.sums, "normalization": normalization}
     parts = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
     return SeparatorTraining(model, *parts, own, normalization, cfg.compile)
 

@@ -157,7 +157,7 @@ def test_musdb18_reads_its_root_from_the_environment(monkeypatch):
     monkeypatch.delenv("MUSDB18_PATH")
     data = instantiate(composed("data=musdb18").data, _convert_="all")
     with pytest.raises(UserError, match="MUSDB18_PATH"):
-        data.checked_index("train")
+        data.catalogue.checked("train")
 
 
 def test_values_have_one_home():

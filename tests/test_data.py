@@ -121,7 +121,7 @@ def test_augmentations_find_what_they_need(make: Make) -> None:
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_a_split_that_nobody_gave(split: str, make: Make) -> None:
     with pytest.raises(UserError, match=rf"data\.{split}: no index CSV is given\. Set data\.{split}=PATH\.csv"):
-        make(**{split: None}).songs(split)
+        make(**{split: None}).catalogue.songs(split)
 
 
 def test_a_split_that_is_empty(make: Make, root: Path) -> None:
@@ -138,9 +138,9 @@ def test_a_csv_goes_before_the_data_set(make: Make, root: Path) -> None:
         return {split: index.read(root / "valid.csv", root) for split in ("train", "valid", "test")}
 
     data = make(train=root / "train.csv", valid=None, root=root, dataset=find)
-    assert [song.name for song in data.songs("train")] == [f"song{song}" for song in range(5)]
-    assert [song.name for song in data.songs("valid")] == ["song5", "song6"]
-    assert [song.name for song in data.songs("test")] == ["song5", "song6"]
+    assert [song.name for song in data.catalogue.songs("train")] == [f"song{song}" for song in range(5)]
+    assert [song.name for song in data.catalogue.songs("valid")] == ["song5", "song6"]
+    assert [song.name for song in data.catalogue.songs("test")] == ["song5", "song6"]
     assert asked == [root]  # once, and not before it is needed
 
 
@@ -239,21 +239,21 @@ def test_stems_of_a_four_stem_index(
 ) -> None:
     columns = ("mix", *STEMS) if mixture else STEMS
     data = make(stems, sums=sums, train=write_csv(root / "own.csv", ["song2", "song4"], columns))
-    for song in data.songs("train"):
+    for song in data.catalogue.songs("train"):
 
         def cells(names: Any, song: str = song.name) -> tuple[Cell, ...]:
             return tuple(Cell(root / song / f"{name}.wav") for name in names)
 
         assert song.stems == tuple(cells(names) for names in parts)
         assert song.mixture == cells(["mix"] if mixture else STEMS)
-    assert [song.seconds for song in data.songs("train")] == [1800 / RATE, 2000 / RATE]
+    assert [song.seconds for song in data.catalogue.songs("train")] == [1800 / RATE, 2000 / RATE]
     # One stem is never thought to be all of a mixture that has a file of its own.
-    assert data.complete == (complete if complete is not None else not mixture)
+    assert data.catalogue.complete == (complete if complete is not None else not mixture)
 
 
 @pytest.mark.parametrize(("columns", "complete"), [(("mix", "vocals"), False), (("vocals",), True)])
 def test_complete_with_one_column(columns: tuple[str, ...], complete: bool, make: Make, root: Path) -> None:
-    assert make(("vocals",), train=write_csv(root / "own.csv", ["song2"], columns)).complete == complete
+    assert make(("vocals",), train=write_csv(root / "own.csv", ["song2"], columns)).catalogue.complete == complete
 
 
 # What is served.
@@ -339,15 +339,15 @@ def test_one_process_and_two_ranks_see_the_same_steps(workers: int, make: Make) 
 def test_the_indexes_that_were_used_are_written(make: Make, root: Path) -> None:
     data = make(("vocals",))
     data.prepare_data()
-    data.write_indexes(root / "run")
+    data.catalogue.write(root / "run")
     assert sorted(path.name for path in (root / "run").iterdir()) == ["train.csv", "valid.csv"]
     for split in ("train", "valid"):
-        used, back = data.checked_index(split), index.read(root / f"run/{split}.csv", root)
+        used, back = data.catalogue.checked(split), index.read(root / f"run/{split}.csv", root)
         assert back.tracks == used.tracks
         assert back.problems == []
         assert all(track.duration for track in back.tracks)
     again = make(("vocals",), root=root, train=root / "run/train.csv", valid=root / "run/valid.csv")
-    assert again.songs("train") == data.songs("train")
+    assert again.catalogue.songs("train") == data.catalogue.songs("train")
 
 
 # A cache that is shared, damaged or not to be written.
@@ -448,7 +448,7 @@ def test_ranks_of_a_node_choose_the_same_without_a_word(
     assert caplog.text.count("Local cache ") == 1  # one of them makes room
     assert len(chosen[0]) == 35 or limited
     # Songs to learn from before those to validate with, and a song's signals together.
-    songs = ranks[0].songs("train")
+    songs = ranks[0].catalogue.songs("train")
     whole = [all(signal in chosen[0] for signal in (song.mixture, *song.stems)) for song in songs]
     assert whole == sorted(whole, reverse=True)
     assert any(whole)

@@ -33,7 +33,8 @@ GROUND = {
 MODEL = {
     "signals": {"audio", "index", "spectrogram"},
     "cache": {"audio", "errors", "files", "index", "progress", "signals", "spectrogram"},
-    "examples": {"augment", "cache", "index", "sharing", "signals", "spectrogram"},
+    "catalogue": {"errors", "files", "index"},
+    "examples": {"augment", "cache", "catalogue", "sharing", "signals", "spectrogram"},
     "separator": {"errors", "masks", "spectrogram", "unet", "wiener"},
     "model_file": {"errors", "masks", "separator", "spectrogram", "unet"},
     "spleeter": {"errors", "grammar", "masks", "progress", "separator", "spectrogram", "unet"},
@@ -43,8 +44,8 @@ MODEL = {
     "api": {"errors", "model_file", "pretrained", "separation", "separator"},
     "evaluation": {
         "cache",
+        "catalogue",
         "errors",
-        "examples",
         "masks",
         "model_file",
         "progress",
@@ -56,7 +57,18 @@ MODEL = {
     "datasets": {"errors", "index", "progress"},
 }
 TRAINING = {
-    "data": {"augment", "cache", "errors", "examples", "files", "index", "sharing", "spectrogram", "workers"},
+    "data": {
+        "augment",
+        "cache",
+        "catalogue",
+        "errors",
+        "examples",
+        "files",
+        "index",
+        "sharing",
+        "spectrogram",
+        "workers",
+    },
     "compilation": {"errors"},
     "training": {"compilation", "errors", "metrics", "separator"},
     "optimizers": set(),

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,22 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import examples, index, workers
+from stemwise import examples, workers
 from stemwise.augment import Augmentation
 from stemwise.cache import entries, fingerprints, storage, upkeep
 from stemwise.cache.store import Cache, Direct, Source
+from stemwise.catalogue import Catalogue, Find, Song, Sums
 from stemwise.errors import UserError, raise_all
-from stemwise.examples import RandomCrops, Song
+from stemwise.examples import RandomCrops
 from stemwise.files import places
-from stemwise.files.places import Place, Url
-from stemwise.index import Index, Signal
+from stemwise.files.places import Place
+from stemwise.index import Signal
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
 
 log = logging.getLogger(__name__)
 
 ON_ERROR = ("raise", "skip")
-
-Find = Callable[[Path | None], Mapping[str, Index]]
 
 
 class StemData(lightning.LightningDataModule):
@@ -53,7 +52,7 @@ class StemData(lightning.LightningDataModule):
         train: str | Path | None = None,
         valid: str | Path | None = None,
         test: str | Path | None = None,
-        sums: Mapping[str, Sequence[str] | str] | None = None,
+        sums: Sums | None = None,
         cache: str | Path | None = None,
         storage: str = "half",
         cache_limit: str | float | None = None,
@@ -69,9 +68,9 @@ class StemData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.stems, self.spectrogram = tuple(stems), spectrogram
-        self.root, self.dataset = _place("root", root), dataset
-        self.csvs = {split: _place(split, csv) for split, csv in zip(index.SPLITS, (train, valid, test), strict=True)}
-        self.sums = dict(sums or {})
+        given = ("train", train), ("valid", valid), ("test", test)
+        csvs = {split: _place(split, csv) for split, csv in given if csv is not None}
+        self.catalogue = Catalogue(stems, sums or {}, None if root is None else _place("root", root), dataset, csvs)
         self.cache, self.storage = cache, storage
         self.cache_limit, self.verify = _bytes("cache_limit", cache_limit), verify
         self.local_cache, self.local_cache_limit = local_cache, _bytes("local_cache_limit", local_cache_limit)
@@ -80,9 +79,6 @@ class StemData(lightning.LightningDataModule):
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(cores, 8) if num_workers is None else num_workers
         self.on_error, self.seed = on_error, seed
-        self._found: Mapping[str, Index] | None = None
-        self._indexes: dict[str, Index] = {}
-        self._songs: dict[str, list[Song]] = {}
         self._copied: Cache | None = None  # the cache with its local copies
         self._magnitudes: Pool | None = None
         self._counted = True  # whether what this rank validates is not another's as well
@@ -129,52 +125,6 @@ class StemData(lightning.LightningDataModule):
                 f"data.local_cache={self.local_cache} is data.cache itself. Set it to a folder on a disk of the node, "
                 "or to null."
             )
-
-    # Indexes
-
-    def checked_index(self, split: str) -> Index:
-        """The index of a split, checked: every file is there and fits the others."""
-        if split not in self._indexes:
-            self._indexes[split] = index.check(self._find(split), self.stems, self.sums)
-        return self._indexes[split]
-
-    def _find(self, split: str) -> Index:
-        csv = self.csvs[split]
-        if csv is not None:
-            return index.read(csv, self.root or csv.parent)
-        if self.dataset is None:
-            raise UserError(f"data.{split}: no index CSV is given. Set data.{split}=PATH.csv.")
-        if self._found is None:
-            if isinstance(self.root, Url):
-                raise UserError(
-                    f"data.root={self.root}: only songs that are listed in CSVs may lie behind a URL. "
-                    f"Set data=csv data.train=… data.valid=…, or copy them to this machine."
-                )
-            self._found = self.dataset(self.root)
-        found = self._found[split]
-        if not found.tracks:
-            raise UserError(f"{found.source}: the split {split!r} is empty. Add songs, or set data.{split} to a CSV.")
-        return found
-
-    @property
-    def complete(self) -> bool:
-        """Whether the stems together are the whole mixture, as far as the index tells."""
-        columns = self.checked_index("train").columns
-        parts, _ = index.sources(columns, self.stems, self.sums)
-        # Once each: a column in two stems would be twice in their sum.
-        claimed = sorted(column for stem in parts.values() for column in stem)
-        return claimed == sorted(columns) and not (len(self.stems) == 1 and self.checked_index("train").has_mixture)
-
-    def songs(self, split: str) -> list[Song]:
-        """The songs of a split, without those that `on_error="skip"` left out."""
-        if split not in self._songs:
-            self._songs[split] = examples.songs(self.checked_index(split), self.stems, self.sums)
-        return self._songs[split]
-
-    def write_indexes(self, folder: Path) -> None:
-        """Writes the index CSVs that this run uses."""
-        for split, used in self._indexes.items():
-            index.write(used, folder / f"{split}.csv")
 
     # Lightning's hooks
 
@@ -230,11 +180,11 @@ class StemData(lightning.LightningDataModule):
 
     def _needed(self, song: Song, split: str) -> tuple[Signal, ...]:
         """The spectrograms of a song that training reads; a mixture that is summed anew is not among them."""
-        summed = split == "train" and storage.by_name(self.storage).has_phase and self.complete
+        summed = split == "train" and storage.by_name(self.storage).has_phase and self.catalogue.complete
         return song.stems if summed else (song.mixture, *song.stems)
 
     def _songs_to_learn(self) -> list[tuple[str, Song]]:
-        return [(split, song) for split in ("train", "valid") for song in self.songs(split)]
+        return [(split, song) for split in ("train", "valid") for song in self.catalogue.songs(split)]
 
     def _lengths(self, songs: Sequence[tuple[str, Song]]) -> dict[Signal, float]:
         """Seconds of each spectrogram that training reads."""
@@ -263,7 +213,7 @@ class StemData(lightning.LightningDataModule):
         for split in ("train", "valid"):
             there: list[Song] = []
             gone: list[Song] = []
-            for song in self.songs(split):
+            for song in self.catalogue.songs(split):
                 found = all(cache.path(signal).exists() for signal in self._needed(song, split))
                 (there if found else gone).append(song)
             if gone:
@@ -271,7 +221,7 @@ class StemData(lightning.LightningDataModule):
                 log.warning("%s: %d of %d songs left out, broken: %s", split, len(gone), len(gone) + len(there), names)
             if not there:
                 raise UserError(f"data.{split}: no song is left that can be decoded. See the warnings above.")
-            self._songs[split] = there
+            self.catalogue.keep(split, there)
 
     def _note_files(self) -> None:
         """Has the files that are read in a run noted before there are workers: all must know the same ones."""
@@ -283,7 +233,7 @@ class StemData(lightning.LightningDataModule):
     def _say_short(self) -> None:
         settings = self.spectrogram
         length = settings.frames * settings.hop / settings.sample_rate
-        short = [s.name for split in ("train", "valid") for s in self.songs(split) if s.seconds < length]
+        short = [s.name for split in ("train", "valid") for s in self.catalogue.songs(split) if s.seconds < length]
         if short:
             names = ", ".join(short[:3]) + (", …" if len(short) > 3 else "")
             log.warning(
@@ -296,8 +246,8 @@ class StemData(lightning.LightningDataModule):
     # Loaders
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        songs, pool = self.songs("train"), Pool(self._packed_size(), self.num_workers)
-        crops = examples.RandomCrops(songs, self.source, self.augmentations, self.complete, self.seed, pool)
+        songs, pool = self.catalogue.songs("train"), Pool(self._packed_size(), self.num_workers)
+        crops = examples.RandomCrops(songs, self.source, self.augmentations, self.catalogue.complete, self.seed, pool)
         order = self._order()
         self._crops = crops
         self._origin = self._batches(), order.first_epoch * order.total + order.skipped
@@ -307,7 +257,9 @@ class StemData(lightning.LightningDataModule):
         rank, ranks = self._ranks()
         step = self.batch_size * ranks
         shown = self._batches() * step if self._resumed is None else self._resumed
-        return examples.Order(len(self.songs("train")), self.examples_per_song, step, self.seed, rank, ranks, shown)
+        return examples.Order(
+            len(self.catalogue.songs("train")), self.examples_per_song, step, self.seed, rank, ranks, shown
+        )
 
     @property
     def position(self) -> tuple[int, int]:
@@ -340,7 +292,7 @@ class StemData(lightning.LightningDataModule):
 
         All ranks must take part: one for which no song is left does the first one again, and `counted` is false.
         """
-        songs, (rank, ranks) = self.songs("valid"), self._ranks()
+        songs, (rank, ranks) = self.catalogue.songs("valid"), self._ranks()
         self._counted = rank < len(songs)
         share = examples.EveryNth(len(songs), rank if self._counted else 0, ranks)
         crops = self._loader(examples.FixedCrops(songs, self.source), share, self.batch_size)
@@ -380,8 +332,8 @@ class StemData(lightning.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
-def _place(key: str, value: str | Path | None) -> Place | None:
-    return None if value is None else places.configured(f"data.{key}", str(value))
+def _place(key: str, value: str | Path) -> Place:
+    return places.configured(f"data.{key}", str(value))
 
 
 def _bytes(key: str, limit: str | float | None) -> int | None:

@@ -19,38 +19,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from stemwise import augment, index, signals
+from stemwise import augment, signals
 from stemwise.augment import Augmentation
 from stemwise.cache import fingerprints
 from stemwise.cache.storage import Complex
 from stemwise.cache.store import Cache, Source
-from stemwise.index import Index, Signal
+from stemwise.catalogue import Song
 from stemwise.sharing import Pool, Whereabouts
 from stemwise.spectrogram import Spectrogram
-
-
-@dataclass(frozen=True)
-class Song:
-    """The waveforms of one track that training or evaluation needs."""
-
-    name: str
-    mixture: Signal
-    stems: tuple[Signal, ...]
-    seconds: float
-
-
-def songs(split: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] | str]) -> list[Song]:
-    """The tracks of a checked index as songs of these stems."""
-    parts, _ = index.sources(split.columns, stems, sums)
-    return [
-        Song(
-            track.name,
-            track.mixture_signal,
-            tuple(track.signal(columns) for columns in parts.values()),
-            track.duration or 0.0,
-        )
-        for track in split.tracks
-    ]
 
 
 @dataclass(frozen=True)

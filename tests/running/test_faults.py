@@ -117,7 +117,7 @@ def test_the_songs_are_those_of_the_crops(train, poison, songs):
     stems = load_file(RUN / "faults/step_3/batch.safetensors")["stems"][1]
     settings = Spectrogram(sample_rate=8000, channels=1, n_fft=256, hop=64, bins=64, frames=16)
     data = StemData(["vocals", "drums", "bass", "other"], settings, songs, train=songs / "train.csv", cache=None)
-    song = next(song for song in data.songs("train") if song.name == origin.songs[0])
+    song = next(song for song in data.catalogue.songs("train") if song.name == origin.songs[0])
     again = torch.stack([data.source.crop(signal, origin.starts[0], 16) for signal in song.stems])
     torch.testing.assert_close(stems, again, rtol=1e-2, atol=1e-2)  # the cache is in half precision
     elsewhere = torch.stack([data.source.crop(signal, origin.starts[0] + 3, 16) for signal in song.stems])

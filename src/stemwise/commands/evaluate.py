@@ -38,7 +38,7 @@ def command(cfg: DictConfig) -> None:
     own_sums = facts.get("sums", {"accompaniment": index.REST})
     sums = own_sums if cfg.stem_sums is None else launch.plain(cfg.stem_sums)
     own = {"stems": list(model.stems), "spectrogram": model.spectrogram, "sums": sums, "augment": {}}
-    songs = instantiate(cfg.data, **own, _convert_="all").songs(cfg.split)
+    songs = instantiate(cfg.data, **own, _convert_="all").catalogue.songs(cfg.split)
     folder = _folder(cfg, checkpoint)
     log.info("%d songs of %s, scores in %s", len(songs), cfg.split, folder)
     solver, device = str(cfg.solver), str(cfg.device)

@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from stemwise import masks, model_file, progress, signals, spectrogram
 from stemwise.cache.fingerprints import fingerprint
+from stemwise.catalogue import Song
 from stemwise.errors import UserError
 from stemwise.evaluation import documents, solvers
 from stemwise.evaluation.documents import KEY, Scores
 from stemwise.evaluation.solvers import MUSEVAL, TORCH
-from stemwise.examples import Song
 from stemwise.separator import Separator
 from stemwise.workers import end as end_workers
 

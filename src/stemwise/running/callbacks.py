@@ -36,7 +36,7 @@ class RunFolder(Callback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             assert isinstance(trainer.datamodule, StemData)  # type: ignore[attr-defined]
-            trainer.datamodule.write_indexes(self.folder / "index")  # type: ignore[attr-defined]
+            trainer.datamodule.catalogue.write(self.folder / "index")  # type: ignore[attr-defined]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, SeparatorTraining)
