@@ -42,21 +42,20 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     """Builds the parts, records where the run comes from, trains, and leaves the model in `folder`."""
     import lightning
 
-    from stemwise.running import provenance
+    from stemwise.running import ranks
     from stemwise.running.interrupts import Stopped
 
     _set_precision(cfg.matmul_precision)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, _convert_="all")
+    if not ranks.begun_together():
+        data.indexes()  # before a network is built and a logger begins a run
     model, facts = _model(cfg, complete=data.catalogue.complete)
     checkpoint = _checkpoint(cfg, folder, model)
     module, trainer = _training(cfg, model, data, facts), _trainer(cfg, folder)
     if trainer.is_global_zero:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
-    if trainer.is_global_zero:
-        splits = {split: data.catalogue.checked(split) for split in ("train", "valid")}
-        provenance.record(folder, splits, launch.plain(cfg), launch.given())
     try:
         _fit(trainer, module, data, checkpoint)
         _finish(trainer, module, data, folder)
@@ -194,10 +193,11 @@ def _callbacks(cfg: DictConfig, folder: Path, files: Any, logged: bool) -> list[
     import torch
     from lightning.pytorch import callbacks as lightnings
 
-    from stemwise.running import callbacks, checkpoints, faults, interrupts, ranks, watchdog
+    from stemwise.running import callbacks, checkpoints, faults, interrupts, provenance, ranks, watchdog
 
     signals = interrupts.Interrupts()
-    parts: list[Any] = [signals, ranks.Ranks(), callbacks.RunFolder(folder)]
+    record = partial(provenance.record, folder, launch.plain(cfg), launch.given())
+    parts: list[Any] = [signals, ranks.Ranks(), callbacks.RunFolder(folder, record)]
     parts.append(faults.NonFinite(folder, launch.plain(cfg), cfg.on_nonfinite, cfg.max_nonfinite))
     if cfg.watchdog is not None:
         parts.append(watchdog.Watchdog(cfg.watchdog))

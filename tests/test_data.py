@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import torch
 
-from stemwise import index
+from stemwise import audio, index
 from stemwise.augment import Gain, Remix, TimeStretch
-from stemwise.cache import store
+from stemwise.cache import fingerprints, store
 from stemwise.data import StemData
 from stemwise.errors import UserError
 from stemwise.index import Cell, Index
@@ -457,6 +457,27 @@ def test_ranks_of_a_node_choose_the_same_without_a_word(
     copies = list((root / "local").glob("*/*.stft"))
     assert not limited or sum(path.stat().st_size for path in copies) <= key["local_cache_limit"]
     assert len(copies) == len(chosen[0] & {s for song in songs for s in (song.mixture, *song.stems)})
+
+
+def test_only_the_first_of_several_ranks_looks_at_the_files(
+    make: Make, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others take over lengths and fingerprints, and so find the entries of the same cache."""
+    started(make())
+    met = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: met)
+    first = started_on_a_node(make(batch_size=1), 0, 2)
+    store.forget_files()
+    monkeypatch.setattr(audio, "probe", None)
+    monkeypatch.setattr(fingerprints, "_local_fingerprint", None)
+    second = started_on_a_node(make(batch_size=1), 1, 2)
+    for split in ("train", "valid"):
+        assert second.catalogue.songs(split) == first.catalogue.songs(split)
+    assert second.entries() == first.entries()
+    (root / "train.csv").write_text("".join((root / "train.csv").read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"train.csv: has 4 songs here and 5 where the first rank reads it"):
+        started_on_a_node(make(batch_size=1), 1, 2)
 
 
 def test_training_goes_on_when_the_shared_folder_goes_and_all_is_local(make: Make, root: Path) -> None:

@@ -453,7 +453,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, catalogue: tuple[Path, by
     folder = tmp_path_factory.mktemp("run")
     (folder / "train.csv").write_bytes(text)
     config = {"seed": 0, "hash_songs": True}
-    provenance.record(folder, {"train": index.read(folder / "train.csv", root)}, config, ["seed=0"])
+    provenance.record(folder, config, ["seed=0"], {"train": index.read(folder / "train.csv", root)})
     return json.loads((folder / provenance.FILE).read_bytes())
 
 

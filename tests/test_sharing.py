@@ -2,6 +2,8 @@
 
 import gc
 import os
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stemwise import sharing
+from stemwise.errors import UserError
 from stemwise.sharing import Pool
 
 
@@ -111,3 +115,47 @@ def test_a_fill_that_fails_takes_nothing() -> None:
         with pytest.raises(ValueError):  # noqa: PT011
             pool.filled((10,), fail)
     assert pool._taken.sum() == 0
+
+
+@pytest.fixture
+def met(monkeypatch: pytest.MonkeyPatch) -> torch.distributed.HashStore:
+    """A store where ranks have met."""
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: store)
+    return store
+
+
+def fail(*_: Any) -> Any:
+    raise UserError("songs.csv: two problems.\nrow 2: no file")
+
+
+def test_the_first_rank_finds_out_and_the_others_wait_for_it(met: torch.distributed.HashStore) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(sharing.from_first, "songs", rank, fail) for rank in (1, 2)]
+        assert not wait(others, timeout=2 * sharing.TICK).done
+        assert sharing.from_first("songs", 0, lambda: {"é": [1.5, None]}) == {"é": [1.5, None]}
+        assert [other.result(timeout=10) for other in others] == [{"é": [1.5, None]}] * 2
+
+
+def test_what_the_first_rank_raises_ends_the_others(met: torch.distributed.HashStore) -> None:
+    with pytest.raises(UserError, match="row 2"):
+        sharing.from_first("songs", 0, fail)
+    with pytest.raises(UserError, match=r"rank 0 ended: songs.csv: two problems\. Rank 3 ends as well") as error:
+        sharing.from_first("songs", 3, fail)
+    assert "\n" not in str(error.value)
+
+
+def test_a_first_rank_that_is_gone_is_not_waited_for(
+    met: torch.distributed.HashStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=2))
+    other = torch.distributed.TCPStore("127.0.0.1", gone.port, is_master=False, timeout=timedelta(seconds=2))
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: other)
+    del gone
+    with pytest.raises(UserError, match="rank 0 is gone; rank 1 ends as well"):
+        sharing.from_first("songs", 1, fail)
+
+
+def test_a_rank_that_met_no_others_finds_out_by_itself() -> None:
+    assert sharing.from_first("songs", 1, lambda: 7) == 7

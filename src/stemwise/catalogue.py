@@ -84,6 +84,19 @@ class Catalogue:
             self._checked[split] = index.check(self.index(split), self.stems, self.sums)
         return self._checked[split]
 
+    def take(self, split: str, seconds: Sequence[float | None]) -> None:
+        """Takes over the tracks' lengths from a process that has checked the index, in place of looking at the files.
+
+        Raises `UserError` if that was another index.
+        """
+        found = self.index(split)
+        if len(seconds) != len(found.tracks):
+            raise UserError(
+                f"{found.source}: has {len(found.tracks)} songs here and {len(seconds)} where the first rank reads it. "
+                "Leave it alone while ranks start, and see that all machines have the same."
+            )
+        self._checked[split] = index.measured(found, seconds)
+
     @property
     def complete(self) -> bool:
         """Whether the stems together are the whole mixture, as far as the index to train with tells."""

@@ -10,7 +10,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import examples, workers
+from stemwise import examples, progress, sharing, workers
 from stemwise.augment import Augmentation
 from stemwise.cache import entries, fingerprints, storage, upkeep
 from stemwise.cache.store import Cache, Direct, Source
@@ -18,14 +18,15 @@ from stemwise.catalogue import Catalogue, Find, Song, Sums
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops
 from stemwise.files import places
-from stemwise.files.places import Place
-from stemwise.index import Signal
+from stemwise.files.places import Place, Url
+from stemwise.index import Index, Signal
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
 
 log = logging.getLogger(__name__)
 
 ON_ERROR = ("raise", "skip")
+SPLITS = ("train", "valid")  # what a training reads
 
 
 class StemData(lightning.LightningDataModule):
@@ -79,6 +80,7 @@ class StemData(lightning.LightningDataModule):
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(cores, 8) if num_workers is None else num_workers
         self.on_error, self.seed = on_error, seed
+        self._looked = False
         self._copied: Cache | None = None  # the cache with its local copies
         self._magnitudes: Pool | None = None
         self._counted = True  # whether what this rank validates is not another's as well
@@ -130,10 +132,39 @@ class StemData(lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Builds what is missing in the cache. Runs once per machine."""
+        self._look_once()
         songs = self._songs_to_learn()
         source = self.source
         if isinstance(source, Cache):
             self._build(source, songs)
+
+    def indexes(self) -> dict[str, Index]:
+        """The checked indexes of what a training reads. Raises `UserError`."""
+        return {split: self.catalogue.checked(split) for split in SPLITS}
+
+    def _look_once(self) -> None:
+        """Of several ranks, the first looks at the files, and the others take over what it found."""
+        rank, ranks = self._ranks()
+        if ranks > 1 and not self._looked:
+            found = sharing.from_first("songs", rank, self._findings)
+            for split, seconds in found["seconds"].items():
+                self.catalogue.take(split, seconds)
+            for place, mark in zip(self._places(), found["marks"], strict=True):
+                fingerprints.take(place, mark)
+        self._looked = True
+
+    def _findings(self) -> dict[str, Any]:
+        """What is known about the songs after all of their files were looked at, as plain values."""
+        seconds = {split: [track.duration for track in found.tracks] for split, found in self.indexes().items()}
+        places = self._places()
+        reading = progress.track(places, what="Reading parts of files", total=len(places))
+        return {"seconds": seconds, "marks": [fingerprints.mark(place) for place in reading]}
+
+    def _places(self) -> list[Place]:
+        """The files that stand for spectrograms or lie behind URLs, in the same order on all ranks."""
+        songs = [song for _, song in self._songs_to_learn()]
+        cells = [cell.path for song in songs for signal in (song.mixture, *song.stems) for cell in signal]
+        return [path for path in dict.fromkeys(cells) if self.cache is not None or isinstance(path, Url)]
 
     def build_cache(self, part: int, parts: int) -> tuple[int, int]:
         """Builds share `part`, from 0 on, of `parts`; returns how many entries are there then, and of how many."""
@@ -152,6 +183,7 @@ class StemData(lightning.LightningDataModule):
         return {cache.path(signal) for split, song in songs for signal in self._needed(song, split)}
 
     def setup(self, stage: str) -> None:
+        self._look_once()
         if stage == "fit":
             self._say_short()
             self._note_files()
@@ -184,7 +216,7 @@ class StemData(lightning.LightningDataModule):
         return song.stems if summed else (song.mixture, *song.stems)
 
     def _songs_to_learn(self) -> list[tuple[str, Song]]:
-        return [(split, song) for split in ("train", "valid") for song in self.catalogue.songs(split)]
+        return [(split, song) for split in SPLITS for song in self.catalogue.songs(split)]
 
     def _lengths(self, songs: Sequence[tuple[str, Song]]) -> dict[Signal, float]:
         """Seconds of each spectrogram that training reads."""
@@ -210,7 +242,7 @@ class StemData(lightning.LightningDataModule):
 
     def _leave_out_missing(self, cache: Cache) -> None:
         """What is not in the cache by now could not be decoded."""
-        for split in ("train", "valid"):
+        for split in SPLITS:
             there: list[Song] = []
             gone: list[Song] = []
             for song in self.catalogue.songs(split):
@@ -233,7 +265,7 @@ class StemData(lightning.LightningDataModule):
     def _say_short(self) -> None:
         settings = self.spectrogram
         length = settings.frames * settings.hop / settings.sample_rate
-        short = [s.name for split in ("train", "valid") for s in self.catalogue.songs(split) if s.seconds < length]
+        short = [s.name for split in SPLITS for s in self.catalogue.songs(split) if s.seconds < length]
         if short:
             names = ", ".join(short[:3]) + (", …" if len(short) > 3 else "")
             log.warning(

@@ -307,7 +307,7 @@ def check(index: Index, stems: Sequence[str], sums: Mapping[str, Sequence[str] |
     for where, cells in tracks:
         problems += _track_problems(where, index.root, cells, found)
     raise_all(problems, heading=index.source)
-    return replace(index, tracks=[_measured(track, needed, found) for track in index.tracks])
+    return measured(index, [_length(track, needed, found) for track in index.tracks])
 
 
 def _is_any_there(paths: Sequence[Place]) -> bool:
@@ -350,11 +350,17 @@ def _probe(wanted: Sequence[File]) -> dict[File, audio.Info | str]:
         return dict(zip(wanted, found, strict=True))
 
 
-def _measured(track: Track, needed: set[str], found: Mapping[File, audio.Info | str]) -> Track:
+def measured(index: Index, seconds: Sequence[float | None]) -> Index:
+    """The index with the length of each track."""
+    tracks = [replace(track, duration=length) for track, length in zip(index.tracks, seconds, strict=True)]
+    return replace(index, tracks=tracks)
+
+
+def _length(track: Track, needed: set[str], found: Mapping[File, audio.Info | str]) -> float:
     first = _cells(track, needed)[0]
     info = found[first.path, first.stream]
     assert not isinstance(info, str)  # it would have been among the problems
-    return replace(track, duration=info.seconds)
+    return info.seconds
 
 
 def _track_problems(where: str, root: Place, cells: list[Cell], found: Mapping[File, audio.Info | str]) -> list[str]:

@@ -1,4 +1,5 @@
-"""Memory that a loader's workers fill and the trainer reads, used again and again; and what each worker is at.
+"""What processes share: memory that a loader's workers fill and the trainer reads, what each worker is at, and what
+the first of several ranks found out.
 
 A batch is some 40 MB. In fresh memory the kernel clears a page and takes a fault for every 4096 bytes of it, which
 takes five times as long as to fill it. A `Pool` therefore keeps its buffers: one is free again when the last tensor
@@ -6,7 +7,9 @@ that lies in it is gone, so that nobody needs to give it back, and whoever keeps
 """
 
 import itertools
+import json
 import os
+import time
 import weakref
 from collections.abc import Callable
 from math import prod
@@ -16,7 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from stemwise.errors import UserError
+
 COUNT = 4  # buffers of a worker: one that is filled, two that wait, one in use
+TICK = 0.2  # seconds between two questions whether the first rank is done
 
 _pools: "weakref.WeakValueDictionary[int, Pool]" = weakref.WeakValueDictionary()
 _numbers = itertools.count()
@@ -80,6 +86,35 @@ class Whereabouts:
         """The last number of the worker with this process id, if it was at any."""
         found = [number for worker, number in self._table.tolist() if worker == process]
         return found[0] if found else None
+
+
+def from_first(name: str, rank: int, make: Callable[[], Any]) -> Any:
+    """What `make` returns on the first rank, for all ranks: a plain value, which goes to the others as JSON.
+
+    Through the store where the ranks met, so that they may ask at different times, and not all need to; where none
+    have met, each makes it. Raises what `make` raises; on the other ranks, `UserError` with the first line of it, or
+    that the first rank is gone.
+    """
+    if not torch.distributed.is_initialized():
+        return make()
+    store, key = torch.distributed.distributed_c10d._get_default_store(), f"stemwise/{name}"
+    if rank == 0:
+        try:
+            found = make()
+        except BaseException as error:
+            store.set(key, json.dumps({"error": str(error).partition("\n")[0] or type(error).__name__}))
+            raise
+        store.set(key, json.dumps({"found": found}))
+        return found
+    try:
+        while not store.check([key]):
+            time.sleep(TICK)
+        told = json.loads(store.get(key))
+    except RuntimeError:  # of torch: nobody answers any more
+        raise UserError(f"rank 0 is gone; rank {rank} ends as well. See what it said last.") from None
+    if "error" in told:
+        raise UserError(f"rank 0 ended: {told['error'].rstrip('.')}. Rank {rank} ends as well.")
+    return told["found"]
 
 
 def _free(taken: Tensor, process: int) -> None:

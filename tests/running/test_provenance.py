@@ -37,7 +37,7 @@ def indexes(root: Path) -> dict[str, index.Index]:
 
 
 def start(run: Path, root: Path, *overrides: str, **config: object) -> provenance.Record:
-    provenance.record(run, indexes(root), CONFIG | config, overrides)
+    provenance.record(run, CONFIG | config, overrides, indexes(root))
     return provenance.read(run)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from functools import lru_cache
 from pathlib import Path
 
 from stemwise.errors import UserError
@@ -12,17 +11,37 @@ from stemwise.index import Signal
 
 FILES = 1 << 20  # of which is remembered what is known about them
 
+Mark = str | stores.State
+"""What another process may take over about a file: of a local one its fingerprint, of a URL what its store says."""
+
+_digests: dict[Path, str] = {}
 _begun: dict[Place, tuple[int, int | str] | None] = {}  # size and time of change of songs that are read again and again
 
 
-@lru_cache(maxsize=FILES)
 def fingerprint(path: Place) -> str:
     """Stands for a file's content without reading all of it: its and its folder's name, size, time, and three pieces.
 
     Any edit changes the time. The rest tells apart files whose times were set alike, and the names those that are as
     long and silent wherever a piece is read: stems from one archive. Of a URL it is what its store says of the content.
     """
-    return _remote_fingerprint(path, stores.known(path)) if isinstance(path, Url) else _local_fingerprint(path)
+    if isinstance(path, Url):
+        return _remote_fingerprint(path, stores.known(path))
+    if path not in _digests:
+        _digests[path] = _local_fingerprint(path)
+    return _digests[path]
+
+
+def mark(path: Place) -> Mark:
+    """What this process knows about a file, found out if need be."""
+    return stores.known(path) if isinstance(path, Url) else fingerprint(path)
+
+
+def take(path: Place, mark: Mark) -> None:
+    """Takes over what another process found out, in place of looking."""
+    if isinstance(path, Url):
+        stores.take(path, stores.State(*mark))
+    else:
+        _digests[path] = str(mark)
 
 
 def fingerprint_now(path: Place) -> str:
@@ -75,6 +94,6 @@ def changed(names: str) -> UserError:
 
 def forget() -> None:
     """Looks at all files anew."""
-    fingerprint.cache_clear()
+    _digests.clear()
     _begun.clear()
     stores.forget()

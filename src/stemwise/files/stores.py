@@ -76,6 +76,11 @@ def known(url: Url) -> State:
     return _known.get(url) or look(url)
 
 
+def take(url: Url, state: State) -> None:
+    """Has `known` answer what another process saw."""
+    _known[url] = state
+
+
 def known_all(urls: Sequence[Url]) -> dict[Url, State]:
     """`known` of many at once."""
     with threads() as pool:

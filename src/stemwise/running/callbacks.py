@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import stemwise
 from stemwise import model_file
 from stemwise.data import StemData
+from stemwise.index import Index
 from stemwise.training import SeparatorTraining
 
 log = logging.getLogger(__name__)
@@ -22,21 +24,23 @@ SCORE = "sdr/mean"
 
 
 class RunFolder(Callback):
-    """Keeps a run's folder current: the indexes that it uses, and the best model.
+    """Keeps a run's folder current: the indexes that it uses, which go to `record` as well, and the best model.
 
     `model.safetensors` is the model with the best `sdr/mean` of a validation so far. It stands before the
     averaging of weights in the list of callbacks, so that it sees the averaged weights that were validated.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, record: Callable[[Mapping[str, Index]], None] = lambda indexes: None) -> None:
+        self.folder, self.record = folder, record
         self.best = -math.inf
         self.validated_at = -1
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero:
-            assert isinstance(trainer.datamodule, StemData)  # type: ignore[attr-defined]
-            trainer.datamodule.catalogue.write(self.folder / "index")  # type: ignore[attr-defined]
+        if trainer.is_global_zero and stage == "fit":
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(data, StemData)
+            self.record(data.indexes())
+            data.catalogue.write(self.folder / "index")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, SeparatorTraining)

@@ -116,7 +116,7 @@ class Difference:
         return f"{self.what}: {self.then} → {self.now}"
 
 
-def record(folder: Path, indexes: Mapping[str, Index], config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def record(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], indexes: Mapping[str, Index]) -> None:
     """Writes down this start of the run in `folder`, which uses these indexes and this resolved config.
 
     With `config["hash_songs"]` every file is read to its end, once (see `contents`); without, its size and time

@@ -15,6 +15,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from stemwise.errors import UserError
 
@@ -57,6 +58,12 @@ class Ranks(Callback):
         if self._watch is None or not is_lost(error):
             return None
         return UserError(self._watch.culprit())
+
+
+def begun_together() -> bool:
+    """Whether this process was begun as one of several ranks: by SLURM, by torchrun, or by the first rank."""
+    launched = SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
+    return launched or "LOCAL_RANK" in os.environ
 
 
 def is_lost(error: BaseException) -> bool:
