@@ -55,6 +55,7 @@ MODEL = {
         "workers",
     },
     "datasets": {"errors", "index", "progress"},
+    "report": {"errors"},
 }
 TRAINING = {
     "data": {
