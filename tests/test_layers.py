@@ -40,7 +40,7 @@ MODEL = {
     "spleeter": {"errors", "grammar", "masks", "progress", "separator", "spectrogram", "unet"},
     "pretrained": {"download", "errors", "model_file", "separator", "spleeter"},
     "export": {"errors", "model_file", "separator"},
-    "separation": {"audio", "codecs", "errors", "progress", "resampling", "separator"},
+    "separation": {"audio", "codecs", "errors", "progress", "report", "resampling", "separator"},
     "api": {"errors", "model_file", "pretrained", "separation", "separator"},
     "evaluation": {
         "cache",
@@ -55,7 +55,7 @@ MODEL = {
         "workers",
     },
     "datasets": {"errors", "index", "progress"},
-    "report": {"errors"},
+    "report": {"errors", "resampling"},
 }
 TRAINING = {
     "data": {
@@ -108,6 +108,7 @@ ENTRY = {
         "naming",
         "pretrained",
         "process",
+        "report",
         "running",
         "separation",
         "separator",

@@ -14,6 +14,7 @@ from pathlib import Path
 from stemwise.errors import UserError, raise_all
 
 PATTERN = "{filename}/{instrument}.{codec}"
+REPORT = "report"  # instead of a stem's name
 STREAM = "-"  # standard input or output, on the command line
 STDIN = Path("/dev/stdin")  # standard input among songs: `./-` is a file
 
@@ -140,6 +141,12 @@ def targets(path: Path, folder: Path, stems: Sequence[str], pattern: str, codec:
     if len({*found}) < len(stems):
         raise UserError(f"--filename-format {pattern!r}: all stems get the same name. Use {{instrument}} in it.")
     return found
+
+
+def page(path: Path, folder: Path, pattern: str) -> Path:
+    """Where the report of the song `path` goes: beside its stems, as `report.html` by their pattern."""
+    target = targets(path, folder, [REPORT], pattern, "html")[0]
+    return target if target.suffix == ".html" else target.with_name(f"{target.name}.html")
 
 
 def _absolute(path: Path) -> Path:

@@ -9,11 +9,11 @@ import functools
 import math
 import operator
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from stemwise.codecs import encoding, formats
 from stemwise.codecs.formats import Format
 from stemwise.errors import UserError
 from stemwise.separator import Divide, Separator
+
+if TYPE_CHECKING:
+    from stemwise.report.song_page import SongPage  # which loads what only a page needs
 
 T = TypeVar("T")
 
@@ -164,12 +167,13 @@ def separate_file(
     *,
     wish: Wish | None = None,
     form: Format | None = None,
+    page: "SongPage | None" = None,
 ) -> Done:
     """Separates one song into `targets`, a file for each of `wish.names(model)`; None is not written.
 
     The stems have the song's length and tags, and the model's channel count; its sample rate too, unless
     `wish.sample_rate` is another or the codec does not have it (`formats.sample_rate`). They appear together when
-    all are complete; if anything fails none does.
+    all are complete; if anything fails none does. `page` shows all of them, before any clipping.
     """
     wish, form = wish or Wish(), form or Format()
     channels = model.spectrogram.channels
@@ -180,28 +184,47 @@ def separate_file(
     places = [target for target in targets if target is not None]
     chosen = [number for number, target in enumerate(targets) if target is not None]
     overs = "keep" if wish.clip == "float" else "clamp"
-    # On a CPU encoders and networks would take turns on the same cores, and wait for each other at every turn.
-    beside = next(model.parameters()).device.type != "cpu"
     with ExitStack() as stack:
         writers = [
             stack.enter_context(encoding.Writer(place, rate, channels, form, tags, overs=overs)) for place in places
         ]
         pieces = outputs(model, excerpt, wish)
-        spool = stack.enter_context(_Spool(places[0].parent)) if wish.clip == "rescale" else None
-        for piece in spool.rescaled(pieces) if spool else pieces:
-            for writer, number in zip(writers, chosen, strict=True):
-                writer.write(piece[number])
-            if not beside:
-                for writer in writers:
-                    writer.wait()
+        if page:
+            stack.enter_context(page.begin(rate, excerpt.frames))
+            pieces = _heard(pieces, excerpt, page)
+        spool = stack.enter_context(_Spool(places[0].parent)) if places and wish.clip == "rescale" else None
+        # On a CPU encoders and networks would take turns on the same cores, and wait for each other at every turn.
+        beside = next(model.parameters()).device.type != "cpu"
+        _write(spool.rescaled(pieces) if spool else pieces, dict(zip(chosen, writers, strict=True)), beside)
         for writer in writers:
             writer.end()
         for writer in writers:
             writer.finish()
+        if page:
+            page.finish()
         for writer in writers:
             writer.publish()
+        if page:
+            page.publish()
     clamped = sum(writer.clipped for writer in writers)
     return Done(excerpt.frames / rate, song.sample_rate, rate, clamped, spool.gain if spool else 1.0)
+
+
+def _write(pieces: Iterable[Tensor], writers: Mapping[int, encoding.Writer], beside: bool) -> None:
+    """Each output of the pieces to the writer of its number; `beside` has these work while the next is computed."""
+    for piece in pieces:
+        for number, writer in writers.items():
+            writer.write(piece[number])
+        if not beside:
+            for writer in writers.values():
+                writer.wait()
+
+
+def _heard(pieces: Iterator[Tensor], excerpt: Excerpt, page: "SongPage") -> Iterator[Tensor]:
+    """The pieces, which the page gets too, together with the mixture."""
+    for piece, mixture in _beside(pieces, _mixture(excerpt)):
+        page.write(piece, mixture)
+        yield piece
 
 
 def outputs(model: Separator, excerpt: Excerpt, wish: Wish) -> Iterator[Tensor]:
@@ -250,8 +273,12 @@ def _outputs(model: Separator, stems: Iterator[Tensor], excerpt: Excerpt, wish: 
     if not rests:
         yield from pieces
         return
-    mixture = _cut(excerpt.blocks(excerpt.sample_rate), excerpt.skip, excerpt.frames)
-    yield from _with_rests(pieces, mixture, wish)
+    yield from _with_rests(pieces, _mixture(excerpt), wish)
+
+
+def _mixture(excerpt: Excerpt) -> Iterator[Tensor]:
+    """The mixture (C, n) of the excerpt at its own rate, read anew."""
+    return _cut(excerpt.blocks(excerpt.sample_rate), excerpt.skip, excerpt.frames)
 
 
 def _chosen(piece: Tensor, asked: Sequence[int], rests: bool) -> Tensor:

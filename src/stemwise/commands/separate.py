@@ -19,6 +19,7 @@ from stemwise.errors import UserError, raise_all
 
 if TYPE_CHECKING:
     from stemwise.codecs.formats import Format
+    from stemwise.report.song_page import SongPage
     from stemwise.separation import Wish
     from stemwise.separator import Separator
 
@@ -61,6 +62,9 @@ def _add_choice(group: "argparse._ArgumentGroup") -> None:
     either = group.add_mutually_exclusive_group()
     either.add_argument("--stems", metavar="A,B", help="only these stems")
     either.add_argument("--two-stems", metavar="STEM", help="this stem, and as no_STEM the rest of the mixture")
+    group.add_argument(
+        "--report", action="store_true", help="also a page to hear and see all of them in a browser: report.html"
+    )
     group.add_argument("--residual", action="store_true", help="also what no stem claims, as residual")
     group.add_argument("-s", "--offset", type=float, default=0.0, metavar="S", help="begin at this second")
     group.add_argument("-d", "--duration", type=float, metavar="S", help="take this many seconds (default: all)")
@@ -140,11 +144,12 @@ class Job:
     form: "Format"
     overwrite: bool
     lists: bool  # whether the names of the stems go to standard output
+    called: str  # the model, by the user's name for it
 
 
 def run(options: argparse.Namespace) -> int:
     """Separates what `options` name; returns 0, or 1 if any song failed."""
-    _import_libraries()
+    _import_libraries(options)
     form, wish = _form(options), _wish(options)
     found = naming.songs(options.files, Path(options.output))
     if not found.songs:
@@ -155,19 +160,22 @@ def run(options: argparse.Namespace) -> int:
         form.check(options.sample_rate, model.spectrogram.channels)
     names = wish.names(model)
     to_stdout = options.output == naming.STREAM
+    if to_stdout and options.report:
+        raise UserError("--report: standard output takes one stem and no page. Leave it out, or name a folder with -o.")
     with streams.folder_of(options.output, found.songs, names) as folder:
         places = naming.plan(found.songs, folder, names, options.filename_format, options.codec)
+        pages = [naming.page(song, folder, options.filename_format) if options.report else None for song in found.songs]
         _make(folder)
         for problem in found.problems:
             say(f"error: {problem}")
-        job = Job(model, wish, form, options.overwrite, lists=not to_stdout)
-        failed = _all(job, found.songs, places) + len(found.problems)
+        job = Job(model, wish, form, options.overwrite, lists=not to_stdout, called=options.model)
+        failed = _all(job, found.songs, places, pages) + len(found.problems)
         if to_stdout and not failed:
             streams.send(places[0][0])
     return 1 if failed else 0
 
 
-def _import_libraries() -> None:
+def _import_libraries(options: argparse.Namespace) -> None:
     """Imports all that a song needs, before its files are begun: an interrupt in the middle of an import can get lost.
 
     Nothing of it is garbage. Python would look for some as it imports and once more as it exits, for 0.2 s.
@@ -175,6 +183,8 @@ def _import_libraries() -> None:
     gc.disable()
     from stemwise import model_file, pretrained, process, separation  # noqa: F401
 
+    if options.report:
+        from stemwise.report import song_page  # noqa: F401
     gc.freeze()
     gc.enable()
     process.prepare()
@@ -250,18 +260,20 @@ def _make(folder: Path) -> None:
         raise UserError(f"-o {folder}: cannot be written ({error.strerror}). Choose another folder.") from None
 
 
-def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]]) -> int:
+def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]], pages: Sequence[Path | None]) -> int:
     """Separates song after song, says what became of each, and returns how many failed."""
     failed = kept = 0
     seconds, start = 0.0, time.monotonic()
-    for path, targets in zip(songs, places, strict=True):
+    for path, targets, page in zip(songs, places, pages, strict=True):
         wanted = [None if not job.overwrite and os.path.exists(target) else target for target in targets]
+        if not any(wanted) and page and os.path.exists(page):
+            page = None  # it shows these stems
         try:
-            if not any(wanted) and path != naming.STDIN:
+            if not any(wanted) and not page and path != naming.STDIN:
                 say(f"{_name(path)}: its stems are there; --overwrite replaces them")
                 kept += 1
                 continue
-            seconds += _one(job, path, wanted)
+            seconds += _one(job, path, wanted, page)
         except UserError as error:
             say(f"error: {error}")
             failed += 1
@@ -273,7 +285,7 @@ def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]]) -> i
     return failed
 
 
-def _one(job: Job, path: Path, targets: Sequence[Path | None]) -> float:
+def _one(job: Job, path: Path, targets: Sequence[Path | None], page: Path | None) -> float:
     """Separates one song, says how it went, and returns its length in seconds."""
     from stemwise import separation
 
@@ -282,8 +294,9 @@ def _one(job: Job, path: Path, targets: Sequence[Path | None]) -> float:
             raise UserError(f"standard input: {', '.join(there)} are there already. Choose -o, or --overwrite.")
         say(f"{_name(path)}: keeps {', '.join(there)}; --overwrite replaces what is there")
     start = time.monotonic()
+    report = _report(job, path, page) if page else None
     with streams.seekable(path) as song:
-        done = separation.separate_file(job.model, song, targets, wish=job.wish, form=job.form)
+        done = separation.separate_file(job.model, song, targets, wish=job.wish, form=job.form, page=report)
     took = time.monotonic() - start
     say(f"{_name(path)}: {done.seconds:.1f} s in {took:.1f} s, {done.seconds / took:.0f} x real time")
     if done.sample_rate != (job.wish.sample_rate or done.song_rate):
@@ -293,7 +306,16 @@ def _one(job: Job, path: Path, targets: Sequence[Path | None]) -> float:
         say(f"  {count} past full scale were clipped; --clip rescale would lower all stems instead")
     if done.gain < 1:
         say(f"  all stems were lowered by {-20 * math.log10(done.gain):.2f} dB to fit full scale")
+    if page:
+        say(f"  to listen, open {page} in a browser")
     return done.seconds
+
+
+def _report(job: Job, path: Path, page: Path) -> "SongPage":
+    from stemwise.report.song_page import SongPage
+
+    title = _name(path) if path == naming.STDIN else path.stem
+    return SongPage(page, title, job.wish.names(job.model), {"Model": job.called})
 
 
 def _name(path: Path) -> str:

@@ -1,25 +1,41 @@
-"""Songs to listen to on a page: sound in files beside it, in variants that play at the same position.
+"""Songs to listen to on a page: sound and pictures in files beside it, variants that play at the same position.
 
 A `Recording` takes the waveforms of a song block by block, and memory does not grow with the song:
 
-    recording = listening.Recording(page, "song-1", "A song", variants, sample_rate, frames)
-    for blocks in song:                                     # (V, C, n): a waveform (C, n) of each variant
-        recording.write(blocks)
-    section = listening.section([recording.finish()])       # for page.write
+    with listening.Recording(path, "A song", variants, sample_rate, frames) as recording:
+        for blocks in song:                                 # (V, C, n): a waveform (C, n) of each variant
+            recording.write(blocks)
+        player = recording.finish()
+    page.write(path, "My page", [listening.section([player])])
+    listening.tidy(path, [player])
 
+The page at `path` is written when all its songs are there, in one step. Until then the page that stood there before
+finds its own files; `tidy` removes them.
 Axes: V variant, C channel, N sample.
 """
 
-from collections.abc import Sequence
+import base64
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from markupsafe import Markup
 from torch import Tensor
 
+from stemwise.errors import UserError
+from stemwise.report import page
 from stemwise.report.page import Section
+from stemwise.report.pictures import Peaks, Pictures
+from stemwise.report.sound import SECONDS, Chunks
 
 KINDS = ("mixture", "estimate", "truth")
+LETTERS = "abcdefghijkl"  # of versions, on the keyboard; m mutes
 
 
 @dataclass(frozen=True)
@@ -33,33 +49,125 @@ class Variant:
     stem: str = ""
     system: str = ""
 
+    @property
+    def version(self) -> str:
+        """What the player calls all variants of this kind and system together."""
+        return {"mixture": "Mixture", "truth": "Truth"}.get(self.kind) or self.system or "Estimates"
+
 
 @dataclass(frozen=True)
 class Player:
-    """A song on the page: what its player has to know."""
+    """A song on the page: what its player has to know, and where its files lie beside the page."""
 
-    key: str
     title: str
+    folder: Path
+    versions: Sequence[str]
+    stems: Sequence[str]
+    data: dict[str, Any]
 
 
 class Recording:
-    """The files of one song, beside the page that is to be written at `page`.
+    """The files of one song for the page at `path`, in a folder of their own below `folder(path)`.
 
-    They go to the folder `<page's name>_files/<key>`, which is made. `frames` is N.
+    `variants` holds at most one mixture. `frames` is N. Left, as a context, without `finish` it leaves nothing.
+    Methods raise `UserError` where the files cannot be written.
     """
 
-    def __init__(
-        self, page: Path, key: str, title: str, variants: Sequence[Variant], sample_rate: int, frames: int
-    ) -> None:
-        self.page, self.key, self.title = page, key, title
+    def __init__(self, path: Path, title: str, variants: Sequence[Variant], sample_rate: int, frames: int) -> None:
+        self._title, self._variants = title, list(variants)
+        self._rate, self._frames, self._done = sample_rate, frames, 0
+        self._key = secrets.token_hex(6)
+        self._folder = folder(path) / self._key
+        self._peaks = Peaks(len(variants), frames)
+        self._pictures = Pictures(len(variants), frames, sample_rate)
+        self._chunks: Chunks | None = None
+        self._finished = False
+        with self._reported():
+            self._folder.mkdir(parents=True)
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def write(self, blocks: Tensor) -> None:
-        """Appends (V, C, n), n of any length."""
+        """Appends (V, C, n), n of any length, on the CPU, full scale at ±1."""
+        if blocks.dim() != 3 or len(blocks) != len(self._variants):
+            raise ValueError(f"expected blocks ({len(self._variants)}, C, n), got {tuple(blocks.shape)}")
+        if self._chunks is None:
+            self._chunks = Chunks(self._folder, self._key, len(blocks), blocks.shape[1], self._rate)
+        self._done += blocks.shape[-1]
+        self._peaks.write(blocks)
+        self._pictures.write(blocks)
+        with self._reported():
+            self._chunks.write(blocks)
 
     def finish(self) -> Player:
-        return Player(self.key, self.title)
+        """Ends the files; the folder stays from now on."""
+        if self._chunks is None or self._done != self._frames:
+            raise ValueError(f"expected {self._frames} samples, got {self._done}")
+        with self._reported():
+            self._chunks.end()
+            for number, picture in enumerate(self._pictures.shown()):
+                (self._folder / f"{number}.png").write_bytes(picture)
+        self._finished = True
+        versions = list(dict.fromkeys(variant.version for variant in self._variants))
+        stems = list(dict.fromkeys(variant.stem for variant in self._variants if variant.stem))
+        return Player(self._title, self._folder, versions, stems, self._data(versions, stems))
+
+    def _data(self, versions: Sequence[str], stems: Sequence[str]) -> dict[str, Any]:
+        assert self._chunks is not None
+        places = {(v.version, v.stem): number for number, v in enumerate(self._variants)}
+        return {
+            "key": self._key,
+            # With ./ in front, or a name with a colon would be an address of some protocol.
+            "folder": f"./{quote(os.fsencode(self._folder.parent.name))}/{self._key}/",
+            "seconds": self._frames / self._rate,
+            "chunk": SECONDS,
+            "chunks": self._chunks.count,
+            "guard": self._chunks.guard,
+            "versions": [
+                {
+                    "name": version,
+                    "mixture": places.get((version, "")),
+                    "stems": [places.get((version, stem)) for stem in stems],
+                }
+                for version in versions
+            ],
+            "stems": stems,
+            "peaks": base64.b64encode(self._peaks.shown().tobytes()).decode(),
+            "columns": self._peaks.columns,
+            "ticks": self._pictures.ticks(),
+            "highest": self._pictures.highest / 1000,
+        }
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._folder}: the page's sound cannot be written ({error.strerror or error}). "
+                "Choose another folder, or make room."
+            ) from None
+
+
+def folder(path: Path) -> Path:
+    """Where the files of the page at `path` lie."""
+    return path.with_name(f"{path.stem}_files")
 
 
 def section(players: Sequence[Player], key: str = "listening", title: str = "Listening") -> Section:
     """The part of a page where these songs are heard."""
-    return Section(key, title, Markup(""))
+    body = page.rendered("player.html", players=players, letters=LETTERS)
+    return Section(key, title, body, styles=["player.css"], scripts=["player.js"])
+
+
+def tidy(path: Path, players: Sequence[Player]) -> None:
+    """Removes what earlier pages at `path` had as files, once the page of these players stands there."""
+    kept = {player.folder.name for player in players}
+    for old in folder(path).iterdir():
+        if old.name not in kept and re.fullmatch("[0-9a-f]{12}", old.name):  # ours by its name
+            shutil.rmtree(old, ignore_errors=True)
