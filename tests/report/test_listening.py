@@ -7,12 +7,14 @@ import re
 
 import av
 import numpy as np
+import psutil
 import pytest
 import torch
 
 import songs
+from sounds import decoded
 from stemwise.errors import UserError
-from stemwise.report import listening, page
+from stemwise.report import listening, page, sound
 from stemwise.report.sound import GUARD, RATE, SECONDS
 
 
@@ -24,13 +26,8 @@ def played(player) -> np.ndarray:
         script = (player.folder / f"{number}.js").read_text("ascii")
         key, told, coded = json.loads(re.fullmatch(r"stemwise\.sound\((.*)\);\n", script)[1].join("[]"))
         assert (key, told) == (player.data["key"], number)
-        parts.append(np.stack([decoded(sound)[:, guard : guard + SECONDS * RATE] for sound in coded]))
+        parts.append(np.stack([decoded(one)[:, guard : guard + SECONDS * RATE] for one in coded]))
     return np.concatenate(parts, -1)
-
-
-def decoded(sound: str) -> np.ndarray:
-    with av.open(io.BytesIO(base64.b64decode(sound))) as container:
-        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], 1)
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(44100, 20.0), (8000, 10.05), (11027, 3.3), (48000, 0.01)])
@@ -142,3 +139,13 @@ def test_versions_of_several_systems_have_their_places(tmp_path):
         {"name": "Truth", "mixture": None, "stems": [4, None]},
     ]
     page.write(tmp_path / "a.html", "A", [listening.section([player])])
+
+
+def test_memory_does_not_grow_with_the_song(tmp_path, monkeypatch):
+    monkeypatch.setattr(sound, "opus", lambda samples: bytes(200_000))  # the same, but slower
+    block, count, memory = torch.zeros(5, 1, 80_000), 60, []
+    with listening.Recording(tmp_path / "a.html", "", songs.VARIANTS, 8000, 80_000 * count) as recording:
+        for _ in range(count):
+            recording.write(block)
+            memory.append(psutil.Process().memory_info().rss)
+    assert max(memory) - memory[10] < 20e6  # all of it would be 96 MB
