@@ -7,7 +7,7 @@ BIN := .venv/bin
 sudo = $$(test "$$(id -u)" = 0 || echo sudo -n)
 apt = $(sudo) apt-get update -qq && $(sudo) apt-get install -y -qq $(1)
 
-.PHONY: setup demo test bench lint types clean ffmpeg
+.PHONY: setup demo test bench lint types clean ffmpeg chromium
 
 setup: .venv/installed ffmpeg
 
@@ -26,6 +26,12 @@ ffmpeg:
 		|| { $(call apt,ffmpeg); } \
 		|| { echo "Evaluation needs ffmpeg: sudo apt-get install ffmpeg"; exit 1; }
 
+# For the tests of pages. Without it they are skipped, and say so.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { $(call apt,chromium); } \
+		|| echo "The browser tests will be skipped: sudo apt-get install chromium"
+
 demo: setup
 	$(BIN)/python -m train experiment=demo hydra.run.dir=runs/demo
 	$(BIN)/stemwise evaluate checkpoint=runs/demo/model.safetensors data=demo output=runs/demo/evaluation
@@ -40,7 +46,7 @@ demo: setup
 	@echo "          stemwise separate YOUR_SONG.mp3 --model runs/demo/model.safetensors -o out"
 	@echo "          python -m train data=folders data.root=YOUR_SONGS    (data/folders.md)"
 
-test: setup lint types
+test: setup chromium lint types
 	$(BIN)/python -m pytest
 
 # Each part is a command of its own, and goes on if another fails.

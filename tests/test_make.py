@@ -58,8 +58,8 @@ def test_an_old_python_is_refused_in_one_line(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
-def ffmpeg_missing(folder: Path, user: int, sudo: bool) -> subprocess.CompletedProcess:
-    """`make ffmpeg` where neither program is there; whatever apt-get is asked for is written down."""
+def missing(package: str, folder: Path, user: int, sudo: bool) -> subprocess.CompletedProcess:
+    """`make PACKAGE` where none of its programs is there; whatever apt-get is asked for is written down."""
     log = folder / "log"
     stubs = {"id": f"echo {user}", "apt-get": f'echo "apt-get $*" >> {log}'}
     stubs |= {"sudo": f'echo sudo >> {log}; shift; exec "$@"'} if sudo else {}
@@ -68,21 +68,28 @@ def ffmpeg_missing(folder: Path, user: int, sudo: bool) -> subprocess.CompletedP
         (folder / name).chmod(0o755)
     make = shutil.which("make")
     assert make
-    command = [make, "-f", str(REPOSITORY / "Makefile"), "ffmpeg"]
+    command = [make, "-f", str(REPOSITORY / "Makefile"), package]
     return subprocess.run(command, cwd=folder, env={"PATH": str(folder)}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("package", ["ffmpeg", "chromium"])
 @pytest.mark.parametrize(("user", "sudo"), [(0, False), (1000, True)])
-def test_ffmpeg_is_installed_where_that_is_permitted(tmp_path, user, sudo):
-    done = ffmpeg_missing(tmp_path, user, sudo)
+def test_packages_are_installed_where_that_is_permitted(tmp_path, package, user, sudo):
+    done = missing(package, tmp_path, user, sudo)
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "log").read_text().splitlines()
-    assert [call for call in calls if call != "sudo"] == ["apt-get update -qq", "apt-get install -y -qq ffmpeg"]
+    assert [call for call in calls if call != "sudo"] == ["apt-get update -qq", f"apt-get install -y -qq {package}"]
     assert ("sudo" in calls) is sudo
 
 
 def test_ffmpeg_is_asked_for_in_one_line_where_it_is_not(tmp_path):
-    done = ffmpeg_missing(tmp_path, 1000, sudo=False)
+    done = missing("ffmpeg", tmp_path, 1000, sudo=False)
     assert done.returncode != 0
     assert "sudo apt-get install ffmpeg" in done.stdout
     assert not (tmp_path / "log").exists()
+
+
+def test_without_a_browser_its_tests_are_said_to_be_skipped(tmp_path):
+    done = missing("chromium", tmp_path, 1000, sudo=False)
+    assert done.returncode == 0
+    assert "browser tests will be skipped: sudo apt-get install chromium" in done.stdout
