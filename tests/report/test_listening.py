@@ -127,14 +127,14 @@ def test_a_full_disk_is_said_to_be_one(tmp_path, monkeypatch):
 
 
 def test_versions_of_several_systems_have_their_places(tmp_path):
-    variants = [listening.Variant("mixture"), listening.Variant("estimate", "vocals", "A")]
+    variants = [listening.Variant("mixture"), listening.Variant("estimate", "vocals", "Truth")]
     variants += [listening.Variant("estimate", stem, "B") for stem in ("drums", "vocals")]
     variants += [listening.Variant("truth", "vocals")]
     player = songs.record(tmp_path / "a.html", songs.noise(seconds=0.1), variants=variants)
     assert player.stems == ["vocals", "drums"]
     assert player.data["versions"] == [
         {"name": "Mixture", "mixture": 0, "stems": [None, None]},
-        {"name": "A", "mixture": None, "stems": [1, None]},
+        {"name": "Truth", "mixture": None, "stems": [1, None]},
         {"name": "B", "mixture": None, "stems": [3, 2]},
         {"name": "Truth", "mixture": None, "stems": [4, None]},
     ]

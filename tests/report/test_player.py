@@ -73,8 +73,7 @@ def test_all_variants_are_heard_at_the_same_position(open_page, song, waveforms)
     tab = open_page(song, script=(HERE / "tap.js").read_text(), bypass_csp=True)
     seek(tab, 0.5)  # 8 s: the second chunk begins 2 s later
     tab.page.keyboard.press("Space")
-    tab.page.wait_for_function("frame() > 0")
-    time.sleep(0.4)
+    tab.page.wait_for_function(f"frame() > {0.4 * RATE}")
     # mixture, vocals, drums; vocals, drums: what is to be heard after each key
     expected = {
         "b": (0, 1, 1, 0, 0),
@@ -90,9 +89,7 @@ def test_all_variants_are_heard_at_the_same_position(open_page, song, waveforms)
     for key in expected:
         tab.page.keyboard.press(key)
         times[key] = tab.page.evaluate("frame()") + RATE // 10
-        time.sleep(0.45)
-    tab.page.keyboard.press("Space")
-    time.sleep(0.2)
+        tab.page.wait_for_function(f"frame() > {times[key] + 0.25 * RATE}")
     heard = Heard(tab.page, waveforms)
     begin = times["b"]
     place = heard.at(begin)[0]
@@ -122,7 +119,15 @@ def test_switches_say_what_is_heard(open_page, song):
     assert heard == [False, False, True]
     tab.page.get_by_role("radio", name="Truth").check(force=True)
     assert tab.page.locator(".shown").text_content() == "drums, Truth"
+    tab.page.keyboard.press("1")
+    tab.page.get_by_role("button", name="Solo drums").click(modifiers=["Shift"])
+    assert [button.get_attribute("aria-pressed") for button in tab.page.locator(".solo").all()] == ["true", "true"]
+    tab.page.get_by_role("link").first.focus()  # where keys are the browser's
     tab.page.keyboard.press("0")
+    assert solo.get_attribute("aria-pressed") == "true"
+    tab.page.evaluate("() => document.activeElement.blur()")
+    tab.page.keyboard.press("0")
+    assert solo.get_attribute("aria-pressed") == "false"
     assert mute.get_attribute("aria-pressed") == "false"
 
 

@@ -33,6 +33,7 @@ EPILOG = """examples:
   stemwise separate 'My Song.mp3' --model spleeter:4stems -o stems
   stemwise separate Album/ 'live/*.flac' --model runs/RUN/model.safetensors --codec mp3 --bitrate 320k
   stemwise separate song.wav --model spleeter:2stems --two-stems vocals      # karaoke: no_vocals.wav
+  stemwise separate song.mp3 --model spleeter:4stems --report      # to listen: separated/song/report.html
   ffmpeg -i talk.mkv -f wav - | stemwise separate - --model M --stems vocals -o - > vocals.wav
 """
 

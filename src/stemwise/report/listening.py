@@ -34,15 +34,27 @@ from stemwise.report.page import Section
 from stemwise.report.pictures import Peaks, Pictures
 from stemwise.report.sound import SECONDS, Chunks
 
-KINDS = ("mixture", "estimate", "truth")
 LETTERS = "abcdefghijkl"  # of versions, on the keyboard; m mutes
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is chosen between in the player: the mixture, the estimates of one system, or the truths."""
+
+    kind: str
+    system: str
+
+    @property
+    def name(self) -> str:
+        return {"mixture": "Mixture", "truth": "Truth"}.get(self.kind) or self.system or "Estimates"
 
 
 @dataclass(frozen=True)
 class Variant:
     """One of the waveforms of a song: the mixture, an estimate of a stem, or the true stem.
 
-    `stem` is empty for the mixture. `system` says who made an estimate, where there are several.
+    `kind` is `mixture`, `estimate` or `truth`. `stem` is empty for the mixture. `system` says who made an estimate,
+    where there are several.
     """
 
     kind: str
@@ -50,9 +62,9 @@ class Variant:
     system: str = ""
 
     @property
-    def version(self) -> str:
-        """What the player calls all variants of this kind and system together."""
-        return {"mixture": "Mixture", "truth": "Truth"}.get(self.kind) or self.system or "Estimates"
+    def version(self) -> "Version":
+        """All variants of this kind and system belong together."""
+        return Version(self.kind, self.system)
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,8 @@ class Player:
 class Recording:
     """The files of one song for the page at `path`, in a folder of their own below `folder(path)`.
 
-    `variants` holds at most one mixture. `frames` is N. Left, as a context, without `finish` it leaves nothing.
-    Methods raise `UserError` where the files cannot be written.
+    `variants` are each another, and in the order in which the player shows versions and stems. `frames` is N. Left, as
+    a context, without `finish` it leaves nothing. Methods raise `UserError` where the files cannot be written.
     """
 
     def __init__(self, path: Path, title: str, variants: Sequence[Variant], sample_rate: int, frames: int) -> None:
@@ -115,9 +127,10 @@ class Recording:
         self._finished = True
         versions = list(dict.fromkeys(variant.version for variant in self._variants))
         stems = list(dict.fromkeys(variant.stem for variant in self._variants if variant.stem))
-        return Player(self._title, self._folder, versions, stems, self._data(versions, stems))
+        names = [version.name for version in versions]
+        return Player(self._title, self._folder, names, stems, self._data(versions, stems))
 
-    def _data(self, versions: Sequence[str], stems: Sequence[str]) -> dict[str, Any]:
+    def _data(self, versions: Sequence[Version], stems: Sequence[str]) -> dict[str, Any]:
         assert self._chunks is not None
         places = {(v.version, v.stem): number for number, v in enumerate(self._variants)}
         return {
@@ -130,7 +143,7 @@ class Recording:
             "guard": self._chunks.guard,
             "versions": [
                 {
-                    "name": version,
+                    "name": version.name,
                     "mixture": places.get((version, "")),
                     "stems": [places.get((version, stem)) for stem in stems],
                 }

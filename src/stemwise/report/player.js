@@ -358,6 +358,9 @@
       const run = new Run(this.at, this.levels());
       this.run = run;
       this.feed(run).catch((error) => this.failed(run, error));
+      // A browser without a sound device never starts its clock, and says nothing.
+      const silent = new Error("the browser finds no sound output.");
+      setTimeout(() => context.state !== "running" && this.failed(run, silent), 3000);
       this.frame();
     }
 
