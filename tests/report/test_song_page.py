@@ -14,7 +14,6 @@ import soundfile
 from sounds import decoded
 from stemwise import audio, model_file
 from stemwise.errors import UserError
-from stemwise.report.song_page import SongPage
 
 
 @pytest.fixture
@@ -85,16 +84,17 @@ def test_each_song_has_its_page_and_keeps_it(stemwise, model_path, tmp_path):
     assert new["a_report.html"] != both["a_report.html"]
 
 
-def test_stems_and_page_come_together_or_not_at_all(stemwise, model_path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["report.song_page.SongPage.finish", "codecs.encoding.Writer.publish"])
+def test_stems_and_page_come_together_or_not_at_all(stemwise, model_path, tmp_path, monkeypatch, step):
     write(tmp_path / "a.wav", rate=8000)
 
     def broken(self):
         raise UserError("no room")
 
-    monkeypatch.setattr(SongPage, "finish", broken)
+    monkeypatch.setattr(f"stemwise.{step}", broken)
     done = stemwise("separate", "a.wav", "-m", model_path, "-o", "out", "--report")
     assert (done.code, "error: no room" in done.output) == (1, True)
-    assert files(tmp_path / "out") == {}
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a"]  # not a folder of the page's
 
 
 def test_whoever_interrupts_it_finds_nothing(model_path, tmp_path):

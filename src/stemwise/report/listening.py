@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,13 @@ class Recording:
 
     def __exit__(self, *_: object) -> None:
         if not self._finished:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes the files, whether finished or not."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # of another page's, if it is not empty
+            self._folder.parent.rmdir()
 
     def write(self, blocks: Tensor) -> None:
         """Appends (V, C, n), n of any length, on the CPU, full scale at ±1."""
@@ -181,6 +187,6 @@ def section(players: Sequence[Player], key: str = "listening", title: str = "Lis
 def tidy(path: Path, players: Sequence[Player]) -> None:
     """Removes what earlier pages at `path` had as files, once the page of these players stands there."""
     kept = {player.folder.name for player in players}
-    for old in folder(path).iterdir():
+    for old in folder(path).glob("*"):  # none, if no page here ever had sound
         if old.name not in kept and re.fullmatch("[0-9a-f]{12}", old.name):  # ours by its name
             shutil.rmtree(old, ignore_errors=True)

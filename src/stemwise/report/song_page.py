@@ -26,6 +26,7 @@ class SongPage:
         self._variants = [Variant("mixture"), *(Variant("estimate", stem) for stem in stems)]
         self._recording: Recording | None = None
         self._player: Player | None = None
+        self._published = False
 
     def begin(self, sample_rate: int, frames: int) -> "SongPage":
         """Makes the folder of the page's files. Raises `UserError` where that cannot be; so do all that follow."""
@@ -37,9 +38,9 @@ class SongPage:
     def __enter__(self) -> "SongPage":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        assert self._recording
-        self._recording.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        if self._recording and not self._published:
+            self._recording.discard()
 
     def write(self, stems: Tensor, mixture: Tensor) -> None:
         """Appends (S, C, n) and (C, n)."""
@@ -55,4 +56,5 @@ class SongPage:
         """Writes the page, and removes the files of the one before."""
         assert self._player
         page.write(self.path, self._title, [listening.section([self._player])], facts=self._facts)
+        self._published = True
         listening.tidy(self.path, [self._player])
