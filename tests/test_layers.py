@@ -46,6 +46,7 @@ MODEL = {
         "cache",
         "catalogue",
         "errors",
+        "index",
         "masks",
         "model_file",
         "progress",

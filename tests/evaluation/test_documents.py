@@ -3,7 +3,7 @@
 import re
 
 from stemwise.evaluation import documents
-from stemwise.evaluation.documents import Scores
+from stemwise.evaluation.documents import Scores, SongScores
 
 
 def test_medians_of_medians():
@@ -11,7 +11,8 @@ def test_medians_of_medians():
     scores = Scores()
     for shift in (0, 10, 100):
         moved = [{"metrics": {m: v + shift for m, v in frame["metrics"].items()}} for frame in frames]
-        scores.add("model", {"targets": [{"name": "vocals", "frames": moved}]})
+        medians = documents.medians({"targets": [{"name": "vocals", "frames": moved}]})
+        scores.add(SongScores(f"song {shift}", 3.0, {"model": medians}, {}))
     assert scores.median("model", "vocals", "SDR") == 12.0
     assert "| vocals | model | 12.00 |" in scores.table(["vocals"])
 

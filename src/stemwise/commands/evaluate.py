@@ -2,12 +2,12 @@
 
 import json
 import logging
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
@@ -16,6 +16,8 @@ from stemwise.errors import UserError
 
 if TYPE_CHECKING:
     from stemwise.evaluation.documents import Scores
+    from stemwise.evaluation.results import About, Evaluation
+    from stemwise.separator import Separator
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
     from stemwise import index, model_file, pretrained
-    from stemwise.evaluation import scoring
+    from stemwise.evaluation import results, scoring
 
     if cfg.split not in index.SPLITS:
         raise UserError(f"split={cfg.split}: not one of {', '.join(index.SPLITS)}.")
@@ -43,7 +45,8 @@ def command(cfg: DictConfig) -> None:
     log.info("%d songs of %s, scores in %s", len(songs), cfg.split, folder)
     solver, device = str(cfg.solver), str(cfg.device)
     scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers, solver, device)
-    _report(scores, model.stems, folder, solver)
+    evaluation = results.gather(folder, _about(cfg, checkpoint, model), songs, scores)
+    _write(evaluation, scores)
 
 
 def _folder(cfg: DictConfig, checkpoint: Path) -> Path:
@@ -72,31 +75,64 @@ def _names(value: Any) -> list[str]:
     return [] if value is None else [str(value)]
 
 
-def _report(scores: "Scores", stems: tuple[str, ...], folder: Path, solver: str) -> None:
-    table = scores.table(stems)
+def _about(cfg: DictConfig, checkpoint: Path, model: "Separator") -> "About":
+    from stemwise import __version__
+    from stemwise.evaluation import results
+
+    settings = model.spectrogram
+    return results.About(
+        model=_name(str(cfg.checkpoint), checkpoint),
+        checkpoint=str(checkpoint.absolute()),
+        digest=results.digest(checkpoint),
+        data=str(HydraConfig.get().runtime.choices["data"]),
+        split=str(cfg.split),
+        solver=str(cfg.solver),
+        stems=model.stems,
+        sample_rate=settings.sample_rate,
+        channels=settings.channels,
+        band=settings.bins * settings.sample_rate / settings.n_fft,
+        version=__version__,
+    )
+
+
+def _name(given: str, checkpoint: Path) -> str:
+    """What a report calls the model: its own name, or that of its run."""
+    if given != str(checkpoint):
+        return given  # spleeter:4stems
+    path = checkpoint.absolute()
+    if path.parent.name == "checkpoints":
+        return f"{path.parent.parent.name}/{path.stem}"
+    return path.parent.name if path.stem == "model" else path.stem
+
+
+def _write(evaluation: "Evaluation", scores: "Scores") -> None:
+    """Leaves the tables in the folder, and prints the one of medians."""
+    from stemwise.evaluation import results, tables
+
+    folder, about = evaluation.folder, evaluation.about
+    table = scores.table(about.stems)
+    name = "museval" if about.solver == "museval" else f"BSSEval v4 (solver={about.solver})"
+    heading = f"{name}, dB, median of 1 s windows, then of songs:"
+    results.write(evaluation)
+    values = json.dumps(results.finite(scores.values), indent=1, allow_nan=False)
+    texts = {
+        "scores.md": f"{heading}\n\n{table}\n\n{tables.markdown(evaluation)}",
+        "scores.json": values,
+        "scores.csv": tables.songs_csv(evaluation),
+    }
     try:
-        (folder / "scores.md").write_text(table + "\n", encoding="utf-8")
-        document = json.dumps(_finite(scores.values), indent=1, allow_nan=False)
-        (folder / "scores.json").write_text(document, encoding="utf-8")
+        for file, text in texts.items():
+            # A song's name may be no Unicode.
+            (folder / file).write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(
             f"output={folder}: cannot be written ({error.strerror}). Choose another folder, or make room."
         ) from None
-    name = "museval" if solver == "museval" else f"BSSEval v4 (solver={solver})"
-    print(f"\n{name}, dB, median of 1 s windows, then of songs:\n\n{table}\n")
+    print(f"\n{heading}\n\n{table}\n")
     if scores.silent:
         songs = "; ".join(f"{song}: {', '.join(names)}" for song, names in scores.silent.items())
         print(f"{len(scores.silent)} songs with silent stems, which have no score there: {songs}")
     print(f"Scores: {folder}")
-
-
-def _finite(values: Any) -> Any:
-    """`values` with null for numbers that JSON does not have."""
-    if isinstance(values, dict):
-        return {key: _finite(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [_finite(value) for value in values]
-    return values if math.isfinite(values) else None
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import os
 import re
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,24 @@ from stemwise.errors import UserError
 
 METRICS = ("SDR", "SIR", "SAR", "ISR")
 KEY = "stemwise"  # beside museval's own keys: what the scores depend on
+ABOVE = "above_band"  # the same: per stem, the share of the truth's energy that the model's band leaves out
+
+
+Medians = dict[str, dict[str, float]]
+"""Of one variant of a song: `medians[stem][metric]` in dB."""
+
+
+@dataclass(frozen=True)
+class SongScores:
+    """A song's medians per variant, and the share of each true stem's energy that lies above the model's band.
+
+    Stems without a score are not there; `above` is empty where documents are older than it.
+    """
+
+    name: str
+    seconds: float
+    medians: dict[str, Medians]
+    above: dict[str, float]
 
 
 @dataclass
@@ -24,17 +42,17 @@ class Scores:
 
     values: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     silent: dict[str, list[str]] = field(default_factory=dict)
+    songs: list[SongScores] = field(default_factory=list)
 
-    def add(self, variant: str, document: Mapping[str, Any]) -> None:
-        """Adds a song's medians over its windows."""
-        values = self.values.setdefault(variant, {})
-        for target in document["targets"]:
-            stem = values.setdefault(target["name"], {metric: [] for metric in METRICS})
-            for metric in METRICS:
-                # museval writes windows in which a stem is silent as nan.
-                frames = [frame["metrics"][metric] for frame in target["frames"]]
-                known = [value for value in frames if value is not None and not math.isnan(value)]
-                stem[metric].append(statistics.median(known) if known else math.nan)
+    def add(self, song: SongScores) -> None:
+        """Adds a song behind the others."""
+        self.songs.append(song)
+        for variant, medians in song.medians.items():
+            values = self.values.setdefault(variant, {})
+            for name, metrics in medians.items():
+                stem = values.setdefault(name, {metric: [] for metric in METRICS})
+                for metric in METRICS:
+                    stem[metric].append(metrics[metric])
 
     def median(self, variant: str, stem: str, metric: str) -> float:
         """Median over songs; nan if no song has the stem."""
@@ -49,6 +67,33 @@ class Scores:
                 cells = " | ".join(f"{self.median(variant, stem, metric):.2f}" for metric in METRICS)
                 lines.append(f"| {stem} | {variant} | {cells} |")
         return "\n".join(lines)
+
+
+def medians(document: Mapping[str, Any]) -> Medians:
+    """A document's medians over its windows."""
+    return {
+        target["name"]: {metric: _median(frame["metrics"][metric] for frame in target["frames"]) for metric in METRICS}
+        for target in document["targets"]
+    }
+
+
+def _median(frames: Iterable[float | None]) -> float:
+    # museval writes windows in which a stem is silent as nan.
+    known = [value for value in frames if value is not None and not math.isnan(value)]
+    return statistics.median(known) if known else math.nan
+
+
+def curves(document: Mapping[str, Any], metric: str) -> dict[str, list[tuple[float, float]]]:
+    """Per stem, the windows that have a score: where each begins, in seconds, and its dB."""
+    return {
+        target["name"]: [
+            (frame["time"], value)
+            for frame in target["frames"]
+            for value in [frame["metrics"][metric]]
+            if value is not None and math.isfinite(value)
+        ]
+        for target in document["targets"]
+    }
 
 
 def read(path: Path, key: str) -> dict[str, Any] | None:

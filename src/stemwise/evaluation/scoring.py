@@ -11,9 +11,9 @@ import json
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,14 +27,14 @@ from stemwise import masks, model_file, progress, signals, spectrogram
 from stemwise.cache.fingerprints import fingerprint
 from stemwise.catalogue import Song
 from stemwise.errors import UserError
-from stemwise.evaluation import documents, solvers
-from stemwise.evaluation.documents import KEY, Scores
+from stemwise.evaluation import documents, results, solvers
+from stemwise.evaluation.documents import ABOVE, KEY, Scores, SongScores
+from stemwise.evaluation.results import MIXTURE, MODEL, ORACLE
 from stemwise.evaluation.solvers import MUSEVAL, TORCH
 from stemwise.separator import Separator
 from stemwise.workers import end as end_workers
 
-MODEL = "model"
-BASELINES = ("mixture", "oracle")
+BASELINES = (MIXTURE, ORACLE)
 READERS = 4  # songs that are decoded ahead of a GPU: each is 0.4 GB for four minutes of 4 stems
 
 # A song's number and the variants of it that are scored together.
@@ -71,15 +71,17 @@ def evaluate(
     variants = (MODEL, *baselines)
     cores = len(os.sched_getaffinity(0)) if workers is None else workers
     jobs = _Songs(model_path, songs, folder, _jobs(songs, variants, cores), solver, where)
-    results = _in_processes(jobs, cores) if where.type == "cpu" else _read_ahead(jobs, min(cores, READERS))
-    found: list[dict[str, Any]] = [{} for _ in songs]
+    done = _in_processes(jobs, cores) if where.type == "cpu" else _read_ahead(jobs, min(cores, READERS))
+    found = [SongScores(song.name, song.seconds, {}, {}) for song in songs]
     try:
-        for number, by_variant in progress.track(results, what="Scoring songs", total=len(jobs)):
-            found[number] |= by_variant
+        for number, by_variant in progress.track(done, what="Scoring songs", total=len(jobs)):
+            # Not the documents themselves: those of a thousand songs are gigabytes.
+            found[number].medians.update((name, documents.medians(document)) for name, document in by_variant.items())
+            found[number].above.update(by_variant.get(MODEL, {}).get(ABOVE, {}))
     except KeyboardInterrupt:
         end_workers()
         raise
-    return _scores(songs, found, variants, jobs.model.stems)
+    return _scores(found, variants, jobs.model.stems)
 
 
 def _jobs(songs: Sequence[Song], variants: Sequence[str], cores: int) -> list[Job]:
@@ -121,17 +123,25 @@ def _read_ahead(jobs: "_Songs", readers: int) -> Iterator[Result]:
             yield jobs.finish(read)
 
 
-def _scores(
-    songs: Sequence[Song], found: Sequence[Mapping[str, Any]], variants: Sequence[str], stems: Sequence[str]
-) -> Scores:
-    """Scores in the order of the songs, from the documents of each."""
+def _scores(songs: Sequence[SongScores], variants: Sequence[str], stems: Sequence[str]) -> Scores:
+    """Scores in the order of the songs and variants."""
     scores = Scores({variant: {} for variant in variants})
-    for song, by_variant in zip(songs, found, strict=True):
-        for variant in variants:
-            scores.add(variant, by_variant[variant])
-        if silent := sorted(set(stems) - {target["name"] for target in by_variant[MODEL]["targets"]}):
+    for song in songs:
+        scores.add(replace(song, medians={variant: song.medians[variant] for variant in variants}))
+        if silent := sorted(set(stems) - song.medians[MODEL].keys()):
             scores.silent[song.name] = silent
     return scores
+
+
+def above_band(stems: Tensor, model: Separator) -> dict[str, float]:
+    """Of each stem (S, C, N) that is not silent, the share of its energy in bins from F on, which the model drops."""
+    shares = {}
+    for name, stem in zip(model.stems, stems, strict=True):
+        spectrum = spectrogram.stft(stem, model.spectrogram)
+        energies = spectrum.abs().square().sum(dim=(0, 1), dtype=torch.float64)
+        if total := float(energies.sum()):
+            shares[name] = float(energies[model.spectrogram.bins :].sum()) / total
+    return shares
 
 
 def oracle(mixture: Tensor, stems: Tensor, model: Separator) -> Tensor:
@@ -173,7 +183,7 @@ class _Songs(Dataset[Result | str]):
     ) -> None:
         self.model = model_file.load(model_path).to(device)
         self.songs, self.folder, self.jobs, self.solver, self.device = songs, folder, jobs, solver, device
-        self.digest = hashlib.blake2b(model_path.read_bytes(), digest_size=16).hexdigest()
+        self.digest = results.digest(model_path)
         self.paths = [documents.file_name(song.name) for song in songs]
 
     def __len__(self) -> int:
@@ -217,13 +227,16 @@ class _Songs(Dataset[Result | str]):
         stems = torch.stack(parts)
         make = {
             MODEL: lambda: self.model.separate(mixture),
-            "mixture": lambda: mixture.expand_as(stems),
-            "oracle": lambda: oracle(mixture, stems, self.model),
+            MIXTURE: lambda: mixture.expand_as(stems),
+            ORACLE: lambda: oracle(mixture, stems, self.model),
         }
         rate = self.model.spectrogram.sample_rate
-        return {
+        found = {
             variant: solvers.score(stems, make[variant](), self.model.stems, rate, self.solver) for variant in variants
         }
+        if MODEL in found:
+            found[MODEL][ABOVE] = above_band(stems, self.model)
+        return found
 
     def _path(self, variant: str, number: int) -> Path:
         return self.folder / variant / self.paths[number]
@@ -232,8 +245,8 @@ class _Songs(Dataset[Result | str]):
         """Names all that a variant's scores of a song depend on."""
         how = {
             MODEL: self.digest,
-            "mixture": self.model.spectrogram.sample_rate,
-            "oracle": self.model.settings,
+            MIXTURE: self.model.spectrogram.sample_rate,
+            ORACLE: self.model.settings,
         }
         files = [[(fingerprint(c.path), c.stream, c.channel) for c in s] for s in (song.mixture, *song.stems)]
         parts = [how[variant], self.model.spectrogram.channels, list(self.model.stems), files]

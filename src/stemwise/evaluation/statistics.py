@@ -1,0 +1,94 @@
+"""What the scores of many songs say: medians, means, differences of two models, and how far chance may have moved them.
+
+A song without a score (nan: its stem is silent) takes no part. Axes: K song, D draw.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Statistic = Callable[..., Array]
+
+SEED = 0  # of the draws: the same scores give the same intervals
+DRAWS = 2000
+LEVEL = 0.95
+BLOCK = 1 << 21  # numbers that are drawn at once: 16 MB
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A statistic over songs: its value, the ends of its interval (nan for fewer than two songs), how many songs."""
+
+    value: float
+    low: float
+    high: float
+    songs: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher the first model scores than the second, song by song; and on how many songs which is better."""
+
+    median: Summary
+    mean: Summary
+    better: int
+    worse: int
+    equal: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval of the mean leaves out zero."""
+        return self.mean.low > 0 or self.mean.high < 0
+
+
+def median(values: Array, generator: Generator) -> Summary:
+    """The median of values (K,) with its interval."""
+    return _summary(values, np.median, generator)
+
+
+def mean(values: Array, generator: Generator) -> Summary:
+    """The mean of values (K,) with its interval."""
+    return _summary(values, np.mean, generator)
+
+
+def difference(first: Array, second: Array, generator: Generator, tie: float = 0.005) -> Difference:
+    """The paired differences first - second of (K,) each, over the songs that have both.
+
+    Differences within `tie` dB, which two digits would not show, count as equal.
+    """
+    apart = _known(first - second)
+    better, worse = int((apart > tie).sum()), int((apart < -tie).sum())
+    equal = len(apart) - better - worse
+    return Difference(median(apart, generator), mean(apart, generator), better, worse, equal)
+
+
+def interval(values: Array, statistic: Statistic, generator: Generator) -> tuple[float, float]:
+    """The ends of the central 95 % of `statistic` over songs drawn anew, with replacement: the percentile bootstrap.
+
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3. Their BCa interval needs a jackknife,
+    whose values for a median are two numbers only. (nan, nan) for fewer than two songs.
+    """
+    values = _known(values)
+    if len(values) < 2:
+        return np.nan, np.nan
+    step = max(BLOCK // len(values), 1)
+    drawn = [
+        statistic(generator.choice(values, size=(min(step, DRAWS - start), len(values))), axis=1)
+        for start in range(0, DRAWS, step)
+    ]
+    low, high = np.quantile(np.concatenate(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _summary(values: Array, statistic: Statistic, generator: Generator) -> Summary:
+    known = _known(values)
+    value = float(statistic(known)) if len(known) else np.nan
+    return Summary(value, *interval(known, statistic, generator), len(known))
+
+
+def _known(values: Array) -> Array:
+    return values[np.isfinite(values)]

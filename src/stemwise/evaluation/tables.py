@@ -1,0 +1,93 @@
+"""An evaluation as tables for others to read: a CSV of every song, and Markdown for a README."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from stemwise.evaluation import published, statistics
+from stemwise.evaluation.documents import METRICS
+from stemwise.evaluation.results import MIXTURE, MODEL, Evaluation, Scored
+from stemwise.evaluation.statistics import Summary
+
+COLUMNS = ("song", "seconds", "variant", "stem", *METRICS, "SDR_improvement", "energy_above_band")
+
+
+def songs_csv(evaluation: Evaluation) -> str:
+    """A row per song, variant and stem: dB; seconds; the improvement of SDR over the mixture's; a share from 0 to 1.
+
+    What is not known is empty: a stem that is silent has no score.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for song in evaluation.songs:
+        writer.writerows(_rows(song, evaluation))
+    return text.getvalue()
+
+
+def _rows(song: Scored, evaluation: Evaluation) -> Iterator[list[str]]:
+    for variant in evaluation.variants:
+        for stem in evaluation.about.stems:
+            metrics = song.medians.get(variant, {}).get(stem, {})
+            sdr = metrics.get("SDR", math.nan)
+            before = song.medians.get(MIXTURE, {}).get(stem, {}).get("SDR", math.nan)
+            numbers = [*(metrics.get(metric, math.nan) for metric in METRICS), sdr - before]
+            share = song.above.get(stem, math.nan)
+            yield [
+                song.name,
+                f"{song.seconds:.3f}",
+                variant,
+                stem,
+                *(_digits(n, 5) for n in numbers),
+                _digits(share, 8),
+            ]
+
+
+def _digits(number: float, digits: int) -> str:
+    return f"{number:.{digits}f}" if math.isfinite(number) else ""
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """SDR per stem of model, baselines and published systems, with intervals; then means."""
+    stems = evaluation.about.stems
+    heads = f"| SDR, dB | {' | '.join(stems)} |\n|---|{'---:|' * len(stems)}"
+    lines = [f"Median over {_count(evaluation)} with its 95 % interval (bootstrap over songs):", "", heads]
+    lines += [_line(variant, evaluation, "median") for variant in evaluation.variants]
+    systems = published.beside(stems)
+    for system in systems:
+        cells = " | ".join(f"{system.sdr[stem]:.2f}" if stem in system.sdr else "" for stem in stems)
+        lines.append(f"| *{system.name}, trained on {system.trained_on} (published)* | {cells} |")
+    if systems:
+        lines += ["", f"Published: not measured here, on {published.SONGS}."]
+    lines += ["", "Mean over the songs with its 95 % interval:", "", heads]
+    lines += [_line(variant, evaluation, "mean") for variant in evaluation.variants]
+    return "\n".join(lines) + "\n"
+
+
+def _line(variant: str, evaluation: Evaluation, statistic: str) -> str:
+    cells = [interval(summary(evaluation, variant, stem, "SDR", statistic)) for stem in evaluation.about.stems]
+    name = evaluation.about.model if variant == MODEL else variant
+    return f"| {name.replace('|', '/')} | {' | '.join(cells)} |"
+
+
+def summary(evaluation: Evaluation, variant: str, stem: str, metric: str, statistic: str) -> Summary:
+    """`median` or `mean` over songs, with the interval that is the same wherever it is shown."""
+    generator = np.random.default_rng(statistics.SEED)
+    summarize = statistics.median if statistic == "median" else statistics.mean
+    return summarize(evaluation.values(variant, stem, metric), generator)
+
+
+def interval(found: Summary) -> str:
+    """`4.32 [3.90, 4.71]`, or what there is of it."""
+    if not math.isfinite(found.value):
+        return "–"
+    if not math.isfinite(found.low):
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _count(evaluation: Evaluation) -> str:
+    return f"{len(evaluation.songs)} song{'' if len(evaluation.songs) == 1 else 's'}"

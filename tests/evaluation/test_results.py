@@ -1,0 +1,88 @@
+"""`evaluation.json`: what comes back is what was written, and what cannot be read is said."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import synthetic
+from stemwise.errors import UserError
+from stemwise.evaluation import documents, results
+from stemwise.examples import Song
+from stemwise.index import Cell
+
+
+def test_an_evaluation_is_read_as_it_was_written(tmp_path):
+    written = synthetic.evaluation(tmp_path, songs=3)
+    silent = synthetic.without(written.songs[1], "vocals")
+    silent.medians["model"]["bass"]["SIR"] = math.nan
+    written = results.Evaluation(tmp_path, written.about, (written.songs[0], silent, written.songs[2]))
+    results.write(written)
+    found = results.read(tmp_path)
+    assert found.about == written.about
+    assert found.variants == ("model", "mixture", "oracle")
+    for variant in found.variants:
+        for stem in found.about.stems:
+            for metric in documents.METRICS:
+                np.testing.assert_array_equal(
+                    found.values(variant, stem, metric), written.values(variant, stem, metric)
+                )
+    assert math.isnan(found.values("model", "vocals")[1])
+    assert math.isnan(found.above("vocals")[1])
+    assert found.songs[0] == written.songs[0]
+    assert "NaN" not in (tmp_path / results.FILE).read_text()  # JSON has no such number
+
+
+def test_a_song_can_be_read_again_from_its_files(tmp_path):
+    cells = (Cell(Path("/songs/a [1], no#2.stem.mp4"), 4, None), Cell(Path("/songs/b.wav"), None, 1))
+    song = Song("a", cells[:1], (cells, cells[1:]), 3.0)
+    about = synthetic.about(stems=("vocals", "rest"))
+    scores = synthetic.scores(documents.SongScores("a", 3.0, {"model": {}}, {}))
+    assert results.gather(tmp_path, about, [song], scores).songs[0].song() == song
+
+
+def test_the_average_of_a_song_is_that_of_its_stems_with_a_score(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=2)
+    half = synthetic.without(made.songs[1], "vocals")
+    made = results.Evaluation(tmp_path, made.about, (made.songs[0], half))
+    expected = [np.mean([values["SDR"] for values in song.medians["model"].values()]) for song in made.songs]
+    np.testing.assert_allclose(made.average(), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no evaluation.json, so no evaluation"),
+        ("{", "not what stemwise evaluate writes"),
+        ("[]", "not what stemwise evaluate writes"),
+        (json.dumps({"format": 99}), "format 99, where this version reads 1"),
+        (json.dumps({"format": 1}), "KeyError"),
+    ],
+)
+def test_what_is_no_evaluation_is_said(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / results.FILE).write_text(text)
+    with pytest.raises(UserError, match=message):
+        results.read(tmp_path)
+
+
+def test_an_evaluation_by_an_older_version_and_a_missing_folder_are_told_apart(tmp_path):
+    (tmp_path / "scores.json").write_text("{}")
+    with pytest.raises(UserError, match=r"older stemwise\. Evaluate into it once more"):
+        results.read(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        results.read(tmp_path / "none")
+
+
+def test_the_curve_of_a_song_leaves_out_silent_windows(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=1)
+    values = [1.0, math.nan, None, 4.0]
+    frames = [{"time": float(at), "metrics": {"SDR": value}} for at, value in enumerate(values)]
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model" / made.songs[0].file
+    path.write_text(json.dumps({"targets": [{"name": "vocals", "frames": frames}]}))
+    assert made.curves(made.songs[0]) == {"vocals": [(0.0, 1.0), (3.0, 4.0)]}
+    path.unlink()
+    assert made.curves(made.songs[0]) == {}

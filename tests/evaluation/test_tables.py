@@ -1,0 +1,68 @@
+"""`scores.csv` and `scores.md`: the evaluation's numbers, in forms that others read."""
+
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import synthetic
+
+from stemwise.evaluation import published, tables
+from stemwise.evaluation.documents import METRICS
+
+
+def test_the_csv_has_a_row_per_song_variant_and_stem(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=2)
+    odd = replace(synthetic.without(made.songs[1], "drums"), name='A "song",\nin two lines')
+    made = replace(made, songs=(made.songs[0], odd))
+    rows = list(csv.DictReader(io.StringIO(tables.songs_csv(made))))
+    assert len(rows) == 2 * 3 * 4
+    for row in rows:
+        song = made.songs[0] if row["song"] == "Song 0" else odd
+        assert row["song"] == song.name
+        metrics = song.medians[row["variant"]].get(row["stem"])
+        for metric in METRICS:
+            assert row[metric] == ("" if metrics is None else f"{metrics[metric]:.5f}")
+        if metrics is None:
+            assert row["stem"] == "drums"
+            assert row["SDR_improvement"] == row["energy_above_band"] == ""
+        else:
+            gain = metrics["SDR"] - song.medians["mixture"][row["stem"]]["SDR"]
+            assert float(row["SDR_improvement"]) == pytest.approx(gain, abs=1e-5)
+            assert float(row["energy_above_band"]) == pytest.approx(song.above[row["stem"]])
+
+
+def test_the_markdown_has_medians_means_intervals_and_the_published(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=9)
+    text = tables.markdown(made)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    model = [row for row in cells if row[0] == "mine"]
+    for row, statistic in zip(model, (np.median, np.mean), strict=True):
+        for stem, cell in zip(made.about.stems, row[1:], strict=True):
+            value, low, high = (float(part.strip("[,]")) for part in cell.split())
+            assert value == pytest.approx(statistic(made.values("model", stem)), abs=0.005)
+            assert low < value < high
+    systems = [row for row in cells if "(published)" in row[0]]
+    assert len(systems) == len(published.SYSTEMS)
+    assert f"Published: not measured here, on {published.SONGS}." in text
+    assert len({len(row) for row in cells}) == 1
+
+
+def test_published_systems_stand_beside_the_same_stems_only():
+    assert published.beside(("bass", "drums", "other", "vocals")) == published.SYSTEMS
+    assert {*published.beside(("vocals", "accompaniment"))[0].sdr} == {"vocals"}
+    assert published.beside(("vocals",))
+    assert published.beside(("vocals", "piano", "drums", "bass", "other")) == ()
+    assert published.beside(("piano", "accompaniment")) == ()
+    for system in published.SYSTEMS:
+        assert {*system.sdr} == {*published.STEMS}
+
+
+def test_one_song_has_numbers_without_intervals(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=1, stems=("vocals", "accompaniment"))
+    line = next(line for line in tables.markdown(made).splitlines() if line.startswith("| mine"))
+    assert "[" not in line
+    silent = replace(made, songs=(synthetic.without(made.songs[0], "vocals"),))
+    line = next(line for line in tables.markdown(silent).splitlines() if line.startswith("| mine"))
+    assert line.startswith("| mine | – |")
