@@ -56,7 +56,16 @@ MODEL = {
         "workers",
     },
     "datasets": {"errors", "index", "progress"},
-    "report": {"errors", "resampling"},
+    "report": {
+        "errors",
+        "evaluation",
+        "index",
+        "progress",
+        "resampling",
+        "separator",
+        "signals",
+        "spectrogram",
+    },
 }
 TRAINING = {
     "data": {

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from stemwise import __version__
-from stemwise.commands import cache, convert, index, reproduce, separate
+from stemwise.commands import cache, compare, convert, index, reproduce, separate
 from stemwise.errors import UserError
 
 HYDRA_COMMANDS = ("train", "evaluate", "cache build")
@@ -21,6 +21,7 @@ DESCRIPTION = """Music source separation that you train yourself.
 commands:
   stemwise train stems=4 data=musdb18      train a separator (Hydra: KEY=VALUE; --help lists the keys)
   stemwise evaluate checkpoint=M data=...  score it on held-out songs (Hydra)
+  stemwise compare EVAL EVAL               two evaluations, song by song, with intervals, to see and hear
   stemwise separate SONG.mp3 --model M     take a song apart; M is a run's model.safetensors, or spleeter:4stems
   stemwise convert spleeter DIR -o M       Spleeter's models in and out, ONNX, torch.export
   stemwise index folders SONGS -o DIR      write the index CSVs of a data set
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in ("train", "evaluate"):
         commands.add_parser(name, add_help=False, help="see above")
-    for command in (separate, convert, index, cache, reproduce):
+    for command in (separate, compare, convert, index, cache, reproduce):
         command.add(commands)
     return parser
 

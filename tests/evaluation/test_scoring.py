@@ -242,7 +242,7 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
     done = stemwise("evaluate", "checkpoint=run/model.safetensors", *keys)
     assert done.code == 0, done.output
     folder = tmp_path / "run/evaluation-test"
-    files = {"scores.md", "scores.json", "scores.csv", "evaluation.json"}
+    files = {"scores.md", "scores.json", "scores.csv", "evaluation.json", "report.html", "report_files"}
     assert {path.name for path in folder.iterdir()} == {"model", "mixture", "oracle"} | files
     assert "| accompaniment | oracle |" in done.output
     assert "museval, dB, median" in done.output

@@ -60,11 +60,11 @@ def test_pairing_sees_what_the_songs_differences_hide():
     random = np.random.default_rng(4)
     second = random.normal(5, 10, 50)
     first = second + 0.3 + random.normal(0, 0.1, 50)
-    found = statistics.difference(first, second, generator())
+    found = statistics.difference(first - second, generator())
     assert found.mean.value == pytest.approx(0.3, abs=0.05)
     assert found.is_clear
     assert found.better == 50
-    back = statistics.difference(second, first, generator())
+    back = statistics.difference(second - first, generator())
     assert (back.better, back.worse) == (0, 50)
     assert back.mean.value == -found.mean.value
 
@@ -72,9 +72,9 @@ def test_pairing_sees_what_the_songs_differences_hide():
 def test_differences_count_only_songs_that_both_have():
     first = np.array([1.0, math.nan, 3.0, 2.0, 7.0])
     second = np.array([2.0, 1.0, math.nan, 2.001, 5.0])
-    found = statistics.difference(first, second, generator())
+    found = statistics.difference(first - second, generator())
     assert (found.better, found.worse, found.equal, found.mean.songs) == (1, 1, 1, 3)
     assert not found.is_clear
-    nothing = statistics.difference(first[1:2], second[1:2], generator())
+    nothing = statistics.difference(first[1:2] - second[1:2], generator())
     assert nothing.mean.songs == 0
     assert not nothing.is_clear

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import synthetic
 
+import synthetic
 from stemwise.evaluation import published, tables
 from stemwise.evaluation.documents import METRICS
 

@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
     from stemwise import index, model_file, pretrained
-    from stemwise.evaluation import results, scoring
+    from stemwise.evaluation import results, scoring, solvers
 
     if cfg.split not in index.SPLITS:
         raise UserError(f"split={cfg.split}: not one of {', '.join(index.SPLITS)}.")
     if cfg.checkpoint is None:
         raise UserError("checkpoint=null: no model to score. Give a run's model.safetensors, or a .ckpt.")
-    workers, baselines = _workers(cfg.workers), _names(cfg.baselines)
+    workers, baselines, heard = _workers(cfg.workers), _names(cfg.baselines), _count(cfg.listening_songs)
     checkpoint = pretrained.path(str(cfg.checkpoint))
     model, facts = model_file.read(checkpoint)
     # A model that was not trained here says nothing of sums; an accompaniment is all that is not its other stems.
@@ -47,6 +47,7 @@ def command(cfg: DictConfig) -> None:
     scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers, solver, device)
     evaluation = results.gather(folder, _about(cfg, checkpoint, model), songs, scores)
     _write(evaluation, scores)
+    _show(evaluation, heard, model.to(solvers.device(device, solver)))
 
 
 def _folder(cfg: DictConfig, checkpoint: Path) -> Path:
@@ -66,6 +67,12 @@ def _workers(value: Any) -> int | None:
     raise UserError(
         f"workers={value}: not a whole number from 0 on. Give how many songs to score at once, or null for all cores."
     )
+
+
+def _count(value: Any) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise UserError(f"listening_songs={value}: not a whole number from 0 on. Give how many songs are to be heard.")
 
 
 def _names(value: Any) -> list[str]:
@@ -133,6 +140,23 @@ def _write(evaluation: "Evaluation", scores: "Scores") -> None:
         songs = "; ".join(f"{song}: {', '.join(names)}" for song, names in scores.silent.items())
         print(f"{len(scores.silent)} songs with silent stems, which have no score there: {songs}")
     print(f"Scores: {folder}")
+
+
+def _show(evaluation: "Evaluation", count: int, model: "Separator") -> None:
+    """Leaves `report.html` in the folder, with `count` songs to see over time and to hear."""
+    from stemwise.evaluation import statistics
+    from stemwise.report import evaluation as report
+    from stemwise.report import hearing, listening
+
+    average = evaluation.average()
+    places = statistics.spread(average, count)
+    chosen = [evaluation.songs[place] for place in places]
+    titles = {f"{song.name} ({average[place]:.2f} dB)": song for song, place in zip(chosen, places, strict=True)}
+    path = evaluation.folder / report.FILE
+    players = hearing.players(path, titles, evaluation.about.stems, {"": model})
+    report.write(evaluation, chosen, players)
+    listening.tidy(path, players)
+    print(f"Report: {path}")
 
 
 def main() -> int:

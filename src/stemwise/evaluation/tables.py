@@ -9,6 +9,7 @@ import numpy as np
 
 from stemwise.evaluation import published, statistics
 from stemwise.evaluation.documents import METRICS
+from stemwise.evaluation.pairing import Paired, verdict
 from stemwise.evaluation.results import MIXTURE, MODEL, Evaluation, Scored
 from stemwise.evaluation.statistics import Summary
 
@@ -41,13 +42,14 @@ def _rows(song: Scored, evaluation: Evaluation) -> Iterator[list[str]]:
                 f"{song.seconds:.3f}",
                 variant,
                 stem,
-                *(_digits(n, 5) for n in numbers),
-                _digits(share, 8),
+                *(digits(n, 5) for n in numbers),
+                digits(share, 8),
             ]
 
 
-def _digits(number: float, digits: int) -> str:
-    return f"{number:.{digits}f}" if math.isfinite(number) else ""
+def digits(number: float, count: int = 5) -> str:
+    """A number for a CSV; nothing of what is not known."""
+    return f"{number:.{count}f}" if math.isfinite(number) else ""
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -91,3 +93,32 @@ def interval(found: Summary) -> str:
 
 def _count(evaluation: Evaluation) -> str:
     return f"{len(evaluation.songs)} song{'' if len(evaluation.songs) == 1 else 's'}"
+
+
+def differences_csv(paired: Paired) -> str:
+    """A row per song and stem: SDR of each model, and how far each is above the first."""
+    first, *others = names = [one.about.model for one in paired.evaluations]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["song", "stem", *(f"SDR {name}" for name in names), *(f"{name} - {first}" for name in others)])
+    for place, song in enumerate(paired.evaluations[0].songs):
+        for stem in paired.stems:
+            values = [float(one.values(MODEL, stem)[place]) for one in paired.evaluations]
+            numbers = [*values, *(value - values[0] for value in values[1:])]
+            writer.writerow([song.name, stem, *(digits(number) for number in numbers)])
+    return text.getvalue()
+
+
+def differences_markdown(paired: Paired) -> str:
+    """The paired differences of each model and the first, per stem."""
+    lines = ["| SDR | stem | mean difference, dB | 95 % interval | better | worse | equal | taken together |"]
+    lines.append("|---|---|---:|---|---:|---:|---:|---|")
+    first, *others = [one.about.model.replace("|", "/") for one in paired.evaluations]
+    for number, name in enumerate(others, 1):
+        for stem, (_, found) in paired.differences(number).items():
+            mean = found.mean
+            value = f"{mean.value:+.2f}" if math.isfinite(mean.value) else "–"
+            ends = f"{mean.low:+.2f} to {mean.high:+.2f}" if math.isfinite(mean.low) else "–"
+            counts = f"{found.better} | {found.worse} | {found.equal}"
+            lines.append(f"| {name} − {first} | {stem} | {value} | {ends} | {counts} | {verdict(found, name, first)} |")
+    return "\n".join(lines) + "\n"

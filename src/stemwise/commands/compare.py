@@ -1,0 +1,125 @@
+"""`stemwise compare EVAL_A EVAL_B …`: which of several models is better, and where.
+
+It takes the folders of `stemwise evaluate`, no Hydra values, because a folder may be called anything.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stemwise.errors import UserError
+
+if TYPE_CHECKING:
+    from stemwise.evaluation.pairing import Paired
+    from stemwise.evaluation.results import Evaluation, Scored
+    from stemwise.report.listening import Player
+    from stemwise.separator import Separator
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = """examples:
+  stemwise compare runs/A/evaluation-test runs/B/evaluation-test
+  stemwise compare runs/A/evaluation-test runs/*/evaluation-test -o comparison --songs 5
+"""
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Registers `compare`."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare evaluations of several models, song by song",
+        description="Compares models that were evaluated on the same songs: report.html with the differences and songs "
+        "to listen to, comparison.csv, comparison.md. The first folder is what the others are measured against.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="EVAL", help="a folder that stemwise evaluate wrote")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("comparison"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--songs",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how many songs to listen to, from where the second model gains most to where it loses most; 0 for none "
+        "(default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the comparison into `options.output`."""
+    from stemwise.evaluation import pairing, results, tables
+    from stemwise.report import comparison, listening, page
+
+    _check(options)
+    paired = pairing.pair(pairing.named([results.read(folder) for folder in options.folders]))
+    for note in paired.notes:
+        log.warning("%s", note)
+    path = options.output / comparison.FILE
+    players, unheard = _players(paired, path, options.songs)
+    table = tables.differences_markdown(paired)
+    page.replace(options.output / "comparison.csv", tables.differences_csv(paired))
+    page.replace(options.output / "comparison.md", table)
+    comparison.write(paired, options.output, players, unheard)
+    listening.tidy(path, players)
+    print(f"\n{table}\nReport: {path}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    folders = [folder.resolve() for folder in options.folders]
+    if len(folders) < 2:
+        raise UserError(f"{options.folders[0]}: one evaluation has nothing to be compared with. Name two or more.")
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UserError(f"{twice}: named twice. Name each evaluation once.")
+    if options.songs < 0:
+        raise UserError(f"--songs {options.songs}: less than none. Give how many songs to listen to, or 0.")
+
+
+def _players(paired: "Paired", path: Path, count: int) -> "tuple[list[Player], str]":
+    """Players of the songs to hear; or, where models or songs are no longer there, none and the reason."""
+    from stemwise.report import hearing
+
+    songs = _chosen(paired, count)
+    if not songs:
+        return [], ""
+    try:
+        return hearing.players(path, songs, paired.stems, _models(paired)), ""
+    except UserError as error:
+        # The scores are all there; what is missing may lie on another machine.
+        log.warning("No songs to listen to: %s", error)
+        return [], f"There are no songs to listen to: {error}"
+
+
+def _chosen(paired: "Paired", count: int) -> "dict[str, Scored]":
+    """Songs by their titles, from where the second model gains most over the first to where it loses most."""
+    from stemwise.evaluation import statistics
+    from stemwise.report.comparison import letter
+
+    apart = paired.average_difference(1)
+    songs = paired.evaluations[0].songs
+    return {
+        f"{songs[place].name} ({letter(1)} − {letter(0)}: {apart[place]:+.2f} dB)": songs[place]
+        for place in statistics.spread(apart, count)
+    }
+
+
+def _models(paired: "Paired") -> "dict[str, Separator]":
+    from stemwise.report.comparison import letter
+
+    return {f"{letter(n)}: {one.about.model}": _model(one) for n, one in enumerate(paired.evaluations)}
+
+
+def _model(evaluation: "Evaluation") -> "Separator":
+    """The model that was scored. Raises `UserError` if it is gone, or another one lies in its place."""
+    from stemwise import model_file
+    from stemwise.evaluation import results
+
+    path = Path(evaluation.about.checkpoint)
+    model = model_file.load(path)
+    if results.digest(path) != evaluation.about.digest:
+        raise UserError(f"{path}: changed since it was scored in {evaluation.folder}. Evaluate it once more.")
+    return model

@@ -1,0 +1,133 @@
+"""Several evaluations brought to what they have in common, so that they can be compared song by song."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stemwise.errors import UserError, raise_all
+from stemwise.evaluation import statistics
+from stemwise.evaluation.results import MIXTURE, MODEL, Evaluation
+from stemwise.evaluation.statistics import Array, Difference
+
+MEAN = "mean of stems"
+LENGTH = 0.1  # seconds by which two readings of a song may differ
+LEVEL = 0.1  # dB by which two scores of one mixture may differ; two solvers differ by 0.001
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Evaluations of the same songs and stems in the same order, and what a reader has to know of them."""
+
+    evaluations: tuple[Evaluation, ...]
+    stems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def difference(self, number: int, stem: str, metric: str = "SDR") -> Array:
+        """dB (K,) by which that evaluation is above the first."""
+        return self._values(number, stem, metric) - self._values(0, stem, metric)
+
+    def average_difference(self, number: int) -> Array:
+        """dB (K,): the mean over the stems of a song that both have; nan where there is none."""
+        every = np.stack([self.difference(number, stem) for stem in self.stems])
+        count = np.isfinite(every).sum(axis=0)
+        return np.where(count > 0, np.nansum(every, axis=0) / np.maximum(count, 1), np.nan)
+
+    def differences(self, number: int) -> dict[str, tuple[Array, Difference]]:
+        """Of one model's SDR against the first's: of each stem, and of the mean of a song's stems."""
+        values = {stem: self.difference(number, stem) for stem in self.stems}
+        if len(self.stems) > 1:
+            values[MEAN] = self.average_difference(number)
+        generator = np.random.default_rng(statistics.SEED)
+        return {name: (apart, statistics.difference(apart, generator)) for name, apart in values.items()}
+
+    def _values(self, number: int, stem: str, metric: str) -> Array:
+        return self.evaluations[number].values(MODEL, stem, metric)
+
+
+def pair(evaluations: Sequence[Evaluation]) -> Paired:
+    """Brings evaluations together by the names of their songs. Raises `UserError` if they are of unlike things."""
+    first, *others = evaluations
+    stems = tuple(stem for stem in first.about.stems if all(stem in other.about.stems for other in others))
+    if not stems:
+        listed = "; ".join(f"{one.folder}: {', '.join(one.about.stems)}" for one in evaluations)
+        raise UserError(f"no stem is in all evaluations ({listed}). Compare models of the same stems.")
+    names = [{song.name for song in one.songs} for one in evaluations]
+    common = [song.name for song in first.songs if all(song.name in found for found in names)]
+    if not common:
+        listed = "; ".join(f"{one.folder}: {one.about.data}, {one.about.split}" for one in evaluations)
+        raise UserError(f"no song is in all evaluations ({listed}). Evaluate the models on the same data and split.")
+    alike = tuple(one.only(common) for one in evaluations)
+    problems = [problem for other in alike[1:] for problem in _unlike(alike[0], other, stems)]
+    raise_all(problems, heading="songs of the same name that are not the same")
+    return Paired(alike, stems, tuple(_notes(evaluations, common, stems)))
+
+
+def _unlike(first: Evaluation, other: Evaluation, stems: Sequence[str]) -> list[str]:
+    """What shows that two evaluations read other files under the same names."""
+    found = [
+        f"{one.name}: {one.seconds:.1f} s in {first.folder}, {two.seconds:.1f} s in {other.folder}. Evaluate both "
+        "models on the same files."
+        for one, two in zip(first.songs, other.songs, strict=True)
+        if abs(one.seconds - two.seconds) > LENGTH
+    ]
+    if (first.about.sample_rate, first.about.channels) != (other.about.sample_rate, other.about.channels):
+        return found
+    # The mixture's own score tells contents apart, and takes no reading of files.
+    for stem in stems:
+        before, after = (one.values(MIXTURE, stem) for one in (first, other))
+        found += [
+            f"{first.songs[place].name}: the unprocessed mixture has {before[place]:.2f} dB on {stem} in "
+            f"{first.folder}, {after[place]:.2f} dB in {other.folder}. Evaluate both models on the same files and "
+            "stem_sums."
+            for place in np.flatnonzero(np.abs(before - after) > LEVEL)
+        ]
+    return found
+
+
+def _notes(evaluations: Sequence[Evaluation], common: Sequence[str], stems: Sequence[str]) -> list[str]:
+    notes = []
+    for one in evaluations:
+        if left := [song.name for song in one.songs if song.name not in {*common}]:
+            notes.append(f"{one.about.model}: {_listed(left)} not in the others, and left out.")
+        if left := [stem for stem in one.about.stems if stem not in stems]:
+            notes.append(f"{one.about.model}: the stems {', '.join(left)} are not in the others, and left out.")
+    first = evaluations[0].about
+    for key, words in (
+        ("solver", "computed by"),
+        ("sample_rate", "scored at (Hz; each loses what lies above half of it, which is not counted)"),
+        ("channels", "scored with channels"),
+        ("data", "data"),
+        ("split", "split"),
+    ):
+        if any(getattr(one.about, key) != getattr(first, key) for one in evaluations):
+            told = ", ".join(f"{one.about.model}: {getattr(one.about, key)}" for one in evaluations)
+            notes.append(f"Not the same in all: {words} ({told}).")
+    if len({one.about.digest for one in evaluations}) < len(evaluations):
+        notes.append("Two of the evaluations are of the very same model file.")
+    return notes
+
+
+def verdict(found: Difference, name: str, first: str) -> str:
+    """Which is better, in words, and whether the songs suffice to say so."""
+    if not found.mean.songs:
+        return "no song has both scores"
+    if found.mean.songs < statistics.FEW:
+        return "too few songs to tell"
+    if found.is_clear:
+        return f"{name if found.mean.value > 0 else first} is better"
+    return "not told apart"
+
+
+def _listed(songs: Sequence[str]) -> str:
+    shown = "; ".join(songs[:3])
+    return f"{len(songs)} song{'s' if len(songs) > 1 else ''} ({shown}{'; …' if len(songs) > 3 else ''})"
+
+
+def named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
+    """The same with models that have names of their own: two runs may both be called `final`."""
+    names = [one.about.model for one in evaluations]
+    return tuple(
+        replace(one, about=replace(one.about, model=f"{name} ({one.folder.name})")) if names.count(name) > 1 else one
+        for name, one in zip(names, evaluations, strict=True)
+    )

@@ -1,0 +1,176 @@
+"""`report.html` of a comparison: several models on the same songs, and where which is better.
+
+The first model is what the others are measured against. Its size is bounded as that of `evaluation`.
+"""
+
+import string
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+
+from stemwise.evaluation import statistics
+from stemwise.evaluation.pairing import Paired, verdict
+from stemwise.evaluation.results import MODEL, Evaluation
+from stemwise.report import axes, evaluation, grid, listening, page, plots
+from stemwise.report.evaluation import SONGS, gallery
+from stemwise.report.listening import Player
+from stemwise.report.page import Section
+from stemwise.report.plots import Series
+
+FILE = "report.html"
+
+
+def write(paired: Paired, folder: Path, players: Sequence[Player] = (), unheard: str = "") -> Path:
+    """Writes the page. `unheard` says why there are no players, if there should be some."""
+    models, count = paired.evaluations, len(paired.evaluations[0].songs)
+    about = models[0].about
+    sections = [_scores(paired), _where(paired), _songs(paired)]
+    if players:
+        sections.append(listening.section(players))
+    elif unheard:
+        sections.append(Section("listening", "Listening", Markup("<p>{}</p>").format(unheard)))
+    sections.append(_method(paired))
+    path = folder / FILE
+    page.write(
+        path,
+        f"{' and '.join(one.about.model for one in models)} compared",
+        sections,
+        lead=f"The same {'song' if count == 1 else f'{count} songs'} of {about.data}, {about.split}. Higher is better.",
+        facts={letter(number): one.about.model for number, one in enumerate(models)},
+    )
+    return path
+
+
+def letter(number: int) -> str:
+    """What the page calls a model in short."""
+    return string.ascii_uppercase[number] if number < 26 else str(number + 1)
+
+
+# Scores
+
+
+def _scores(paired: Paired) -> Section:
+    models = [_renamed(one, number, paired.stems) for number, one in enumerate(paired.evaluations)]
+    notes = Markup("").join(Markup('<p class="note">{}</p>').format(note) for note in paired.notes)
+    parts = [notes, evaluation.headline(models), *(_against(paired, number) for number in range(1, len(models)))]
+    figures = [
+        axes.figure(
+            plots.boxes(
+                [Series(letter(n), one.values(MODEL, stem), n) for n, one in enumerate(models)],
+                [one.values(MODEL, every) for one in models for every in paired.stems],
+                f"SDR of {stem} over the songs",
+            ),
+            heading=stem,
+        )
+        for stem in paired.stems
+    ]
+    parts.append(gallery("How the songs spread", figures))
+    return Section("scores", "Scores", Markup("").join(parts), [grid.STYLE, axes.STYLE])
+
+
+def _renamed(one: Evaluation, number: int, stems: Sequence[str]) -> Evaluation:
+    name = f"{letter(number)}: {one.about.model}"
+    return replace(one, about=replace(one.about, model=name, stems=tuple(stems)))
+
+
+def _against(paired: Paired, number: int) -> Markup:
+    found = paired.differences(number)
+    first, name = letter(0), letter(number)
+    rows = [
+        grid.Row(
+            stem,
+            [
+                grid.interval(one.mean, sign=True),
+                grid.interval(one.median, sign=True),
+                str(one.better),
+                str(one.worse),
+                str(one.equal),
+                verdict(one, name, first),
+            ],
+        )
+        for stem, (_, one) in found.items()
+    ]
+    columns = ["stem", "mean", "median", f"{name} better", f"{first} better", "equal", "taken together"]
+    caption = f"SDR of {name} minus SDR of {first}, song by song, dB, with 95 % intervals; then the number of songs"
+    table = grid.table(f"difference-{name}", caption, columns, [grid.Group(rows)])
+    svg = plots.differences(
+        [(stem, values, one.mean) for stem, (values, one) in found.items()],
+        f"SDR of {name} minus SDR of {first} per song",
+        f"SDR of {name} − SDR of {first}, dB",
+    )
+    caption = f"A mark for each song; the bar is the mean with its interval. Right of zero, {name} is better."
+    return Markup('<h3 class="gallery">{} against {}</h3>{}<div class="plots">{}</div>').format(
+        name, first, table, axes.figure(svg, caption)
+    )
+
+
+# Where which is better
+
+
+def _where(paired: Paired) -> Section:
+    parts = []
+    for number in range(1, len(paired.evaluations)):
+        first, other = paired.evaluations[0], paired.evaluations[number]
+        figures = []
+        for stem in paired.stems:
+            pairs = zip(first.songs, first.values(MODEL, stem), other.values(MODEL, stem), strict=True)
+            points = [(song.name, float(x), float(y)) for song, x, y in pairs]
+            name = letter(number)
+            svg = plots.scatter(
+                points, f"SDR of {stem}", f"SDR of {letter(0)}, dB", f"SDR of {name}, dB", diagonal=True
+            )
+            figures.append(axes.figure(svg, heading=stem))
+        note = f"A mark for each song; above the dashed line, {letter(number)} is better."
+        parts.append(gallery(f"{letter(number)} against {letter(0)}, song by song", figures, note))
+    return Section("where", "Which is better where", Markup("").join(parts), [axes.STYLE])
+
+
+def _songs(paired: Paired) -> Section:
+    models = paired.evaluations
+    apart = np.stack([paired.average_difference(number) for number in range(1, len(models))])
+    widest = np.where(np.isfinite(apart), np.abs(apart), -1).max(axis=0)
+    order = np.argsort(-widest, kind="stable")[:SONGS]
+    averages = [one.average() for one in (_only(one, paired.stems) for one in models)]
+    rows = []
+    for place in order:
+        song = models[0].songs[place]
+        cells = [grid.decibels(float(values[place])) for values in averages]
+        for number in range(1, len(models)):
+            cells.append(grid.signed(float(apart[number - 1, place])))
+            cells += [grid.signed(float(paired.difference(number, stem)[place])) for stem in paired.stems]
+        rows.append(grid.Row(song.name, cells))
+    columns = ["song", *(letter(number) for number in range(len(models)))]
+    for number in range(1, len(models)):
+        minus = f"{letter(number)} − {letter(0)}"
+        columns += [minus, *(f"{stem}" if len(models) == 2 else f"{stem}, {minus}" for stem in paired.stems)]
+    note = ""
+    if len(widest) > SONGS:
+        note = f"The {SONGS} songs that differ most, of {len(widest)}; all of them are in comparison.csv."
+    caption = "Mean SDR of a song’s stems per model, and differences per stem, dB; what differs most comes first"
+    table = grid.table("song-table", caption, columns, [grid.Group(rows)], note=note, sortable=True)
+    return Section("songs", "Songs", table, [grid.STYLE], [grid.SORT])
+
+
+def _only(one: Evaluation, stems: Sequence[str]) -> Evaluation:
+    return replace(one, about=replace(one.about, stems=tuple(stems)))
+
+
+def _method(paired: Paired) -> Section:
+    notes = [
+        "SDR is that of BSSEval v4; a song’s is the median of its windows of one second.",
+        f"{letter(0)} is the first folder that was named, and what the others are compared with. Mixture and oracle "
+        "are those of its evaluation; a model with another mask rule or band has another ceiling.",
+        "Intervals are of the paired differences: percentile bootstrap over songs, "
+        f"{statistics.DRAWS} draws with seed {statistics.SEED}. One model is called better where the interval of the "
+        f"mean leaves out zero, of {statistics.FEW} songs or more. Of twenty such verdicts on equal models, one comes "
+        "by chance.",
+    ]
+    for number, one in enumerate(paired.evaluations):
+        about = one.about
+        how = f"{evaluation.solver(about.solver)}, {about.sample_rate} Hz, band up to {about.band / 1000:.1f} kHz"
+        notes.append(f"{letter(number)} is {about.model}: {how}.")
+        notes += [f"{letter(number)}: {sentence}" for sentence in evaluation.silent(_only(one, paired.stems))]
+    return evaluation.method(notes, paired.stems)
