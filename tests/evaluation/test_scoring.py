@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ import pytest
 import soundfile
 import torch
 
+from html_tables import Reader
 from stemwise import index, masks, model_file, spectrogram
 from stemwise.cache.fingerprints import fingerprint
 from stemwise.errors import UserError
-from stemwise.evaluation import bss_eval, scoring, solvers
+from stemwise.evaluation import bss_eval, documents, results, scoring, solvers
 from stemwise.evaluation.documents import METRICS
 from stemwise.examples import songs as songs_of
 
@@ -250,6 +252,8 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
     assert faster.code == 0, faster.output
     assert "BSSEval v4 (solver=torch), dB" in faster.output
     assert (tmp_path / "run/evaluation-test-torch/scores.json").exists()
+    assert_they_compare_as_equal(stemwise, "run/evaluation-test", "run/evaluation-test-torch")
+    assert_a_report_of_one_song(folder)
     table = (folder / "scores.md").read_text().partition("\n\nMedian over")[0]
     assert table in done.output
     assert stemwise("evaluate", "checkpoint=run/checkpoints/last.ckpt", *keys, "output=again").code == 0
@@ -258,6 +262,57 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
     assert list(json.loads((tmp_path / "one/scores.json").read_text())) == ["model", "mixture"]
     assert stemwise("evaluate", "checkpoint=run/model.safetensors", *keys, "output=none", "baselines=[]").code == 0
     assert list(json.loads((tmp_path / "none/scores.json").read_text())) == ["model"]
+
+
+def assert_a_report_of_one_song(folder):
+    """The page, the CSV and the JSON say what the song's own documents say."""
+    found = results.read(folder)
+    [song] = found.songs
+    for variant in ("model", "mixture", "oracle"):
+        document = json.loads((folder / variant / song.file).read_text())
+        assert song.medians[variant] == documents.medians(document)
+    share = json.loads((folder / "model" / song.file).read_text())["above_band"]
+    assert song.above == share
+    assert all(0 <= value < 0.01 for value in share.values())  # tones below 2 kHz, of which the model sees all
+    shown = Reader((folder / "report.html").read_text()).tables["headline"]
+    assert shown[1][0] == ["run"]
+    assert [cell[0] for cell in shown[1][1:3]] == [
+        f"{song.medians['model'][stem]['SDR']:.2f}".replace("-", "−") for stem in found.about.stems
+    ]
+    assert len((folder / "scores.csv").read_text().splitlines()) == 1 + 3 * 2
+    assert len(list((folder / "report_files").iterdir())) == 1
+
+
+def assert_they_compare_as_equal(stemwise, one, two):
+    """Two solvers agree on one model; its song is there to be heard."""
+    done = stemwise("compare", one, two, "-o", "comparison")
+    assert done.code == 0, done.output
+    assert "computed by (run (evaluation-test): museval, run (evaluation-test-torch): torch)" in done.output
+    assert "the very same model file" in done.output
+    assert "| vocals | +0.00 | – | 0 | 0 | 1 | too few songs to tell |" in done.output.replace("-0.00", "+0.00")
+    assert len(list(Path("comparison/report_files").iterdir())) == 1
+
+
+def test_the_energy_above_the_band_is_that_of_the_tones_there(small_separator):
+    time = torch.arange(8000) / 8000
+    low, high = (torch.sin(2 * math.pi * pitch * time) for pitch in (500.0, 3000.0))  # F is at 2 kHz
+    found = scoring.above_band(torch.stack([low + 0.5 * high, low])[:, None], small_separator)
+    assert found["vocals"] == pytest.approx(0.2, abs=1e-3)
+    assert found["accompaniment"] < 1e-6
+    assert scoring.above_band(torch.zeros(2, 1, 8000), small_separator) == {}
+
+
+def test_scores_from_before_the_energy_above_the_band_are_still_good(model_path, tmp_path, monkeypatch):
+    songs = two_songs(tmp_path)
+    scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0)
+    path = tmp_path / "scores/model/0 vocals.json"
+    document = json.loads(path.read_text())
+    del document["above_band"]
+    path.write_text(json.dumps(document))
+    monkeypatch.setattr(solvers, "score", None)
+    first, second = scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0).songs
+    assert first.above == {}
+    assert second.above.keys() == {*STEMS}
 
 
 def test_scores_that_cannot_be_written_name_the_song_and_the_folder(model_path, tmp_path):
@@ -312,6 +367,7 @@ def test_ctrl_c_ends_the_workers_at_once_with_one_line(model_path, tmp_path, gro
         (["checkpoint=model.safetensors", "solver=torch", "device=cuda:99"], "Choose one of auto, cpu"),
         (["checkpoint=model.safetensors", "workers=-1"], "workers=-1"),
         (["checkpoint=model.safetensors", "workers=abc"], "workers=abc"),
+        (["checkpoint=model.safetensors", "listening_songs=-1"], "listening_songs=-1"),
         (["checkpoint=model.safetensors", "output=/proc/x"], "/proc/x: the scores cannot be written"),
         (["checkpoint=model.safetensors", "output=model.safetensors"], "the scores cannot be written"),
         ([], "checkpoint"),

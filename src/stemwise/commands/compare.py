@@ -4,7 +4,7 @@ It takes the folders of `stemwise evaluate`, no Hydra values, because a folder m
 """
 
 import argparse
-import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from stemwise.evaluation.results import Evaluation, Scored
     from stemwise.report.listening import Player
     from stemwise.separator import Separator
-
-log = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
   stemwise compare runs/A/evaluation-test runs/B/evaluation-test
@@ -57,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     paired = pairing.pair(pairing.named([results.read(folder) for folder in options.folders]))
     for note in paired.notes:
-        log.warning("%s", note)
+        print(note, file=sys.stderr)
     path = options.output / comparison.FILE
     players, unheard = _players(paired, path, options.songs)
     table = tables.differences_markdown(paired)
@@ -90,7 +88,7 @@ def _players(paired: "Paired", path: Path, count: int) -> "tuple[list[Player], s
         return hearing.players(path, songs, paired.stems, _models(paired)), ""
     except UserError as error:
         # The scores are all there; what is missing may lie on another machine.
-        log.warning("No songs to listen to: %s", error)
+        print(f"No songs to listen to: {error}", file=sys.stderr)
         return [], f"There are no songs to listen to: {error}"
 
 
