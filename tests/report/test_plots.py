@@ -14,7 +14,6 @@ from stemwise.report import axes, plots
 from stemwise.report.plots import Series
 
 NAN = math.nan
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 def series(*values: float, look: int = 0) -> Series:
@@ -23,7 +22,7 @@ def series(*values: float, look: int = 0) -> Series:
 
 def parsed(svg: str) -> ET.Element:
     root = ET.fromstring(svg)
-    title, description = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
+    title, description = root.find("title"), root.find("desc")
     assert root.get("role") == "img"
     assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
     assert title.text
@@ -66,18 +65,18 @@ def test_pictures_of_many_songs_stay_small_and_keep_their_extremes():
 
 def test_a_box_lies_where_its_quartiles_are():
     root = parsed(plots.boxes([series(0.0, 1.0, 2.0, 3.0, 4.0)], [np.array([0.0, 4.0])], "t"))
-    ticks = {text.text: float(text.get("x")) for text in root.iter(f"{SVG}text") if text.get("class") == "tick"}
-    box = next(root.iter(f"{SVG}rect"))
+    ticks = {text.text: float(text.get("x")) for text in root.iter("text") if text.get("class") == "tick"}
+    box = next(root.iter("rect"))
     left, width = float(box.get("x")), float(box.get("width"))
     assert left == pytest.approx(ticks["1"], abs=0.1)
     assert left + width == pytest.approx(ticks["3"], abs=0.1)
-    assert "median 2.00, half of the songs from 1.00 to 3.00" in root.find(f"{SVG}desc").text
+    assert "median 2.00, half of the songs from 1.00 to 3.00" in root.find("desc").text
 
 
 def test_points_of_a_scatter_lie_at_their_values_and_are_named():
     root = parsed(plots.scatter([("A & B", 2.0, 6.0), ("gone", NAN, 1.0)], "t", "x, dB", "y, dB", diagonal=True))
-    points = [path for path in root.iter(f"{SVG}path") if path.get("class").startswith("point")]
-    assert [point.find(f"{SVG}title").text for point in points] == ["A & B: 2.00, 6.00 dB"]
+    points = [path for path in root.iter("path") if path.get("class").startswith("point")]
+    assert [point.find("title").text for point in points] == ["A & B: 2.00, 6.00 dB"]
     ends = [
         float(value)
         for value in re.findall(r"[\d.]+", next(p.get("d") for p in root.iter() if p.get("class") == "same"))
@@ -96,10 +95,10 @@ def mark_middle(path: str) -> tuple[float, float]:
 def test_a_curve_has_a_gap_where_a_stem_is_silent_and_a_mark_and_dash_of_its_own():
     line = [(0.0, 1.0), (1.0, 2.0), (7.0, 3.0), (8.0, 1.0)]
     root = parsed(plots.curves({"vocals": line, "drums": line}, "t"))
-    curves = [path for path in root.iter(f"{SVG}path") if path.get("class").startswith("curve")]
+    curves = [path for path in root.iter("path") if path.get("class").startswith("curve")]
     assert [re.sub("[^ML]", "", path.get("d")) for path in curves] == ["MLML", "MLML"]
     assert len({path.get("class") for path in curves}) == 2
-    labels = [text for text in root.iter(f"{SVG}text") if text.get("class") == "label"]
+    labels = [text for text in root.iter("text") if text.get("class") == "label"]
     assert abs(float(labels[0].get("y")) - float(labels[1].get("y"))) >= 15  # names do not lie on each other
 
 

@@ -91,7 +91,7 @@ def picture(width: float, height: float, title: str, description: str, parts: It
     # Of its content, so that the same scores make the same page.
     key = f"plot-{hashlib.blake2b(f'{title}{description}{drawn}'.encode(errors='replace'), digest_size=6).hexdigest()}"
     return Markup(
-        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d" xmlns="http://www.w3.org/2000/svg">'
+        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-t {}-d">'
         '<title id="{}-t">{}</title><desc id="{}-d">{}</desc>{}</svg>'
     ).format(number(width), number(height), key, key, key, title, key, description, drawn)
 

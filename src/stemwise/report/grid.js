@@ -9,7 +9,7 @@
   const compare = (one, two) => {
     if (typeof one === "number" && typeof two === "number") return one - two;
     if (typeof one !== typeof two) return typeof one === "number" ? -1 : 1; // what has no score comes last
-    return one.localeCompare(two);
+    return one.localeCompare(two, undefined, { numeric: true });
   };
   for (const table of document.querySelectorAll("table[data-sortable]")) {
     const heads = [...table.tHead.rows[0].cells];
