@@ -40,7 +40,7 @@ demo: setup
 	@echo
 	@echo "Songs:    data/demo            (mixture and stems; test/ was held out)"
 	@echo "Model:    runs/demo/model.safetensors"
-	@echo "Scores:   runs/demo/evaluation/scores.md  (model, unprocessed mixture, oracle)"
+	@echo "Scores:   runs/demo/evaluation/report.html  (model, unprocessed mixture, oracle; songs to listen to)"
 	@echo "Listen:   runs/demo/separated"
 	@echo "Next:     source .venv/bin/activate"
 	@echo "          stemwise separate YOUR_SONG.mp3 --model runs/demo/model.safetensors -o out"

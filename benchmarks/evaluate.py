@@ -120,6 +120,7 @@ def _commands(work: Path) -> dict[str, tuple[Sequence[str], Path]]:
     songs = work / "songs"
     ours = [str(Path(sys.executable).with_name("stemwise")), "evaluate", f"checkpoint={work / 'model.safetensors'}"]
     ours += ["data=csv", f"data.root={songs}", f"data.test={songs / 'test.csv'}", "baselines=[]"]
+    ours.append("listening_songs=0")  # museval leaves nothing to listen to either
     found: dict[str, tuple[Sequence[str], Path]] = {
         THEIRS: (
             [sys.executable, "-c", PEER, str(songs), str(work / "estimates"), str(work / "theirs")],

@@ -65,6 +65,7 @@ def test_pairing_sees_what_the_songs_differences_hide():
     assert found.is_clear
     assert found.better == 50
     back = statistics.difference(second - first, generator())
+    assert not statistics.difference((first - second)[: statistics.FEW - 1], generator()).is_clear
     assert (back.better, back.worse) == (0, 50)
     assert back.mean.value == -found.mean.value
 
