@@ -209,5 +209,5 @@ def test_help_does_not_wait_for_torch():
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
-    for arguments in (["--help"], ["separate", "--help"], ["index", "--help"], ["reproduce", "--help"]):
-        subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
+    for command in ([], ["separate"], ["compare"], ["index"], ["reproduce"]):
+        subprocess.run([sys.executable, "-c", code, *command, "--help"], check=True, stdout=subprocess.DEVNULL)

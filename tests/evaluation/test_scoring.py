@@ -298,7 +298,7 @@ def test_the_energy_above_the_band_is_that_of_the_tones_there(small_separator):
     low, high = (torch.sin(2 * math.pi * pitch * time) for pitch in (500.0, 3000.0))  # F is at 2 kHz
     found = scoring.above_band(torch.stack([low + 0.5 * high, low])[:, None], small_separator)
     assert found["vocals"] == pytest.approx(0.2, abs=1e-3)
-    assert found["accompaniment"] < 1e-6
+    assert found["accompaniment"] < 1e-5  # the tone begins and ends at once
     assert scoring.above_band(torch.zeros(2, 1, 8000), small_separator) == {}
 
 
