@@ -2,9 +2,11 @@
 
 import pytest
 
+import songs
 import synthetic
 from stemwise.evaluation import pairing
 from stemwise.report import comparison, evaluation
+from stemwise.report.listening import Variant
 
 PHONE = {"width": 390, "height": 844}
 
@@ -80,3 +82,20 @@ def test_every_picture_and_table_has_a_name(open_page, pages):
         tree = tab.page.locator("main").aria_snapshot()
         assert "img:" not in tree.replace('img "', "")
         assert tree.count('table "') == tab.page.locator("table").count()
+
+
+def test_models_are_switched_between_on_the_page_of_a_comparison(open_page, pages, tmp_path):
+    names = ["A: first", "B: second"]
+    variants = [
+        *(Variant("estimate", "vocals", name) for name in names),
+        Variant("mixture"),
+        Variant("truth", "vocals"),
+    ]
+    path = tmp_path / comparison.FILE
+    player = songs.record(path, songs.noise(len(variants), seconds=2), "A song (B − A: +1.00 dB)", variants=variants)
+    comparison.write(pairing.pair([pages[2], pages[2]]), tmp_path, [player])
+    tab = open_page(path)
+    versions = tab.page.locator("#listening").get_by_role("radio")
+    assert versions.count() == 4
+    tab.page.keyboard.press("b")
+    assert tab.page.get_by_role("radio", name="B: second").is_checked()

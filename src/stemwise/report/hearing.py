@@ -36,12 +36,14 @@ def _player(path: Path, title: str, song: Scored, stems: Sequence[str], models: 
     truths = dict(zip(song.stems, source.stems, strict=True))
     settings = [(Variant("mixture"), source.mixture), *((Variant("truth", stem), truths[stem]) for stem in stems)]
     heard = next(m.spectrogram for m in models.values() if m.spectrogram.sample_rate == rate)
-    sound = {variant: _read(signal, heard, channels) for variant, signal in settings}
+    known = {variant: _read(signal, heard, channels) for variant, signal in settings}
+    made = {}
     for name, model in models.items():
         for stem, estimate in _estimates(source.mixture, model, stems):
             variant = Variant("estimate", stem, name if len(models) > 1 else "")
-            sound[variant] = _spread(_at(estimate, model.spectrogram.sample_rate, rate), channels)
-    return _recorded(path, title, sound, rate)
+            made[variant] = _spread(_at(estimate, model.spectrogram.sample_rate, rate), channels)
+    # The player's keys are letters in this order: where models are called A and B, A and B are theirs.
+    return _recorded(path, title, made | known if len(models) > 1 else known | made, rate)
 
 
 def _read(signal: Signal, settings: Spectrogram, channels: int) -> Tensor:
