@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import synthetic
+from stemwise.catalogue import Song
 from stemwise.errors import UserError
 from stemwise.evaluation import documents, results
-from stemwise.examples import Song
 from stemwise.index import Cell
 
 

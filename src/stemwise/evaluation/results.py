@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from stemwise.catalogue import Song
 from stemwise.errors import UserError
 from stemwise.evaluation import documents
 from stemwise.evaluation.documents import Medians, Scores, SongScores
 from stemwise.evaluation.statistics import Array
-from stemwise.examples import Song
 from stemwise.index import Cell, Signal
 
 FILE = "evaluation.json"
