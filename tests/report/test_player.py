@@ -1,6 +1,7 @@
 """The player in a real browser: what is heard, what the keys and the mouse do, and what a screen reader is told."""
 
 import base64
+import os
 import re
 import time
 from pathlib import Path
@@ -216,12 +217,19 @@ def test_names_of_songs_stems_and_systems_are_only_names(open_page, tmp_path, wa
     assert tab.page.locator("img").evaluate("image => image.naturalWidth") > 0
 
 
+def test_a_name_that_is_no_unicode_is_only_a_name(open_page, tmp_path, waveforms):
+    path = tmp_path / os.fsdecode(b"caf\xe9.html")
+    tab = open_page(songs.write(path, songs.record(path, waveforms[..., :44100])))
+    tab.page.keyboard.press("Space")
+    plays(tab)
+
+
 def test_sound_that_is_gone_is_said_to_be(open_page, tmp_path, waveforms):
     player = songs.record(tmp_path / "a.html", waveforms[..., :44100])
     (player.folder / "0.js").unlink()
     tab = open_page(songs.write(tmp_path / "a.html", player))
     tab.page.keyboard.press("Space")
-    said = f"Cannot play: there is no sound in ./a_files/{player.folder.name}/. Keep it beside the page."
+    said = "Cannot play: its sound is not in a_files. Keep that folder beside the page."
     expect(tab.page.get_by_role("status")).to_have_text(said)
     assert tab.page.get_by_role("button", name="Play").is_visible()
     assert [problem for problem in tab.problems if "ERR_FILE_NOT_FOUND" not in problem] == []

@@ -138,11 +138,12 @@ class Recording:
 
     def _data(self, versions: Sequence[Version], stems: Sequence[str]) -> dict[str, Any]:
         assert self._chunks is not None
+        beside = os.fsencode(self._folder.parent.name)
         places = {(v.version, v.stem): number for number, v in enumerate(self._variants)}
         return {
             "key": self._key,
-            # With ./ in front, or a name with a colon would be an address of some protocol.
-            "folder": f"./{quote(os.fsencode(self._folder.parent.name))}/{self._key}/",
+            "folder": f"{quote(beside)}/{self._key}/",  # quoted, a name with a colon is no address either
+            "beside": beside.decode("utf-8", "replace"),
             "seconds": self._frames / self._rate,
             "chunk": SECONDS,
             "chunks": self._chunks.count,

@@ -406,7 +406,7 @@
     fetched(number) {
       return new Promise((kept, broken) => {
         const script = document.createElement("script");
-        const gone = () => broken(new Error(`there is no sound in ${decodeURI(this.data.folder)}. Keep it beside the page.`));
+        const gone = () => broken(new Error(`its sound is not in ${this.data.beside}. Keep that folder beside the page.`));
         script.src = `${this.data.folder}${number}.js`;
         script.onerror = gone;
         script.onload = () => {
