@@ -8,6 +8,7 @@
   window.AudioContext = class extends AudioContext {
     constructor(options) {
       super(options);
+      window.clock = this;
       this.bus = this.createGain();
       this.audioWorklet.addModule(`data:text/javascript,${encodeURIComponent(worklet)}`).then(() => {
         const tap = new AudioWorkletNode(this, "tap", { channelCount: 1, channelCountMode: "explicit", numberOfOutputs: 0 });
@@ -28,5 +29,7 @@
     for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
     return [window.heard.map(([frame]) => frame), btoa(text)];
   };
+  // The frame that is computed by now, and the last that was written down, which a busy machine does later.
+  window.now = () => Math.round(window.clock.currentTime * window.clock.sampleRate);
   window.frame = () => window.heard.at(-1)?.[0] ?? 0;
 })();

@@ -89,7 +89,7 @@ def test_all_variants_are_heard_at_the_same_position(open_page, song, waveforms)
     times = {}
     for key in expected:
         tab.page.keyboard.press(key)
-        times[key] = tab.page.evaluate("frame()") + RATE // 10
+        times[key] = tab.page.evaluate("now()") + RATE // 10
         tab.page.wait_for_function(f"frame() > {times[key] + 0.25 * RATE}")
     heard = Heard(tab.page, waveforms)
     begin = times["b"]
