@@ -26,6 +26,7 @@ GROUND = {
     "unet": {"errors"},
     "masks": {"errors"},
     "metrics": set(),
+    "pictures": set(),
     "augment": {"errors"},
     "index": {"audio", "errors", "files", "progress"},
     "codecs": {"errors", "files"},
