@@ -5,7 +5,7 @@ Composes the config, builds the parts, fits, and says where the model lies.
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     """Builds the parts, records where the run comes from, trains, and leaves the model in `folder`."""
     import lightning
 
-    from stemwise.running import ranks
+    from stemwise.running import boards, callbacks, ranks
     from stemwise.running.interrupts import Stopped
 
     _set_precision(cfg.matmul_precision)
@@ -56,14 +56,15 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     if trainer.is_global_zero:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
-    try:
-        _fit(trainer, module, data, checkpoint)
-        _finish(trainer, module, data, folder)
-    except Stopped:
-        raise
-    except SystemExit:
-        # So Lightning ends on Ctrl-C, with 1.
-        sys.exit(130 if trainer.interrupted else 1)
+    with boards.ended(trainer.loggers, folder / callbacks.MODEL_FILE if cfg.log_model else None):
+        try:
+            _fit(trainer, module, data, checkpoint)
+            _finish(trainer, module, data, folder)
+        except Stopped:
+            raise
+        except SystemExit:
+            # So Lightning ends on Ctrl-C, with 1.
+            sys.exit(130 if trainer.interrupted else 1)
 
 
 def _set_precision(matmul: str) -> None:
@@ -154,16 +155,14 @@ def _trainer(cfg: DictConfig, folder: Path) -> Any:
 
     parts = [guarded(name, partial(instantiate, logger)) for name, logger in (cfg.get("logger") or {}).items()]
     loggers = [logger for logger in parts if logger is not None]
-    for logger in loggers:
-        logger.log_hyperparams(launch.plain(cfg))
     files = checkpoints.CheckpointFiles()
     return instantiate(
         cfg.trainer,
         _convert_="all",
         default_root_dir=str(folder),
-        callbacks=_callbacks(cfg, folder, files, logged=bool(loggers)),
+        callbacks=_callbacks(cfg, folder, files, loggers),
         logger=loggers or False,
-        enable_progress_bar=_shows_bar(cfg),
+        enable_progress_bar=False,  # there is one of our own
         plugins=[*_plugins(cfg), files],
     )
 
@@ -189,27 +188,24 @@ def _shows_bar(cfg: DictConfig) -> bool:
     return sys.stderr.isatty() if wanted is None else wanted
 
 
-def _callbacks(cfg: DictConfig, folder: Path, files: Any, logged: bool) -> list[Any]:
-    import torch
+def _callbacks(cfg: DictConfig, folder: Path, files: Any, loggers: Sequence[Any]) -> list[Any]:
     from lightning.pytorch import callbacks as lightnings
 
-    from stemwise.running import callbacks, checkpoints, faults, interrupts, provenance, ranks, watchdog
+    from stemwise.running import callbacks, checkpoints, faults, interrupts, media, meters, ranks, terminal, watchdog
 
     signals = interrupts.Interrupts()
-    record = partial(provenance.record, folder, launch.plain(cfg), launch.given())
-    parts: list[Any] = [signals, ranks.Ranks(), callbacks.RunFolder(folder, record)]
+    parts: list[Any] = [signals, ranks.Ranks(), callbacks.RunFolder(folder, partial(_record, cfg, folder, loggers))]
     parts.append(faults.NonFinite(folder, launch.plain(cfg), cfg.on_nonfinite, cfg.max_nonfinite))
     if cfg.watchdog is not None:
         parts.append(watchdog.Watchdog(cfg.watchdog))
     if cfg.ema is not None:
         parts.append(callbacks.EMA(decay=cfg.ema))
-    if logged:
-        parts.append(lightnings.LearningRateMonitor())
+    # Even where nothing is logged: a run may go on with a logger that began without one.
+    parts += [meters.Meters(), media.Media(**cfg.media)]
     if _shows_bar(cfg):
-        # A bar shows the loss, and to look at that is to wait for the device.
-        parts.append(lightnings.TQDMProgressBar(refresh_rate=10 if torch.cuda.is_available() else 1))
+        parts.append(terminal.Bar())
     if not sys.stderr.isatty():
-        parts.append(callbacks.Lines())
+        parts.append(terminal.Lines())
     keep = cfg.checkpoints
     parts.append(checkpoints.Checkpoints(folder, files, signals, keep.every, keep.last))
     if keep.best:
@@ -217,6 +213,14 @@ def _callbacks(cfg: DictConfig, folder: Path, files: Any, logged: bool) -> list[
         best: Any = {"filename": name, "monitor": callbacks.SCORE, "mode": "max", "save_top_k": keep.best}
         parts.append(lightnings.ModelCheckpoint(folder / checkpoints.FOLDER, enable_version_counter=False, **best))
     return parts
+
+
+def _record(cfg: DictConfig, folder: Path, loggers: Sequence[Any], indexes: Mapping[str, Any]) -> None:
+    """Writes down where the run comes from, and tells the loggers."""
+    from stemwise.running import boards, provenance
+
+    found = provenance.record(folder, launch.plain(cfg), launch.given(), indexes)
+    boards.begin(loggers, launch.plain(cfg), provenance.facts(found), list(cfg.stem_names))
 
 
 def _finish(trainer: Any, module: Any, data: Any, folder: Path) -> None:

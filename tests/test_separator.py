@@ -250,3 +250,15 @@ def test_memory_does_not_grow_with_the_song(small_separator):
     pieces = [piece.shape[-1] for piece in model.stream(blocks)]
     assert max(pieces) <= model.spectrogram.frames * model.spectrogram.hop
     assert len(pieces) == math.ceil(model.spectrogram.frame_count(seconds * 8000) / model.spectrogram.frames)
+
+
+def test_the_oracle_is_the_mask_rule_on_the_truth(small_separator):
+    stems = torch.randn(2, 1, 5000)
+    mixture = stems.sum(dim=0)
+    found = small_separator.oracle(mixture, stems)
+    settings = small_separator.spectrogram
+    spectra = [spectrogram.stft(wave, settings) for wave in (mixture, *stems)]
+    powers = torch.stack([s[..., : settings.bins].abs().square() for s in spectra[1:]])
+    mask = masks.extend(powers[0] / powers.sum(dim=0), settings.full_bins, "zeros")
+    expected = spectrogram.istft(mask * spectra[0], 5000, settings)
+    torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)

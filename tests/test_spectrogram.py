@@ -80,6 +80,12 @@ def test_windows_of_a_stream_have_the_frames_of_the_whole(samples, block):
     assert whole[..., samples:].abs().sum() < 1e-4
 
 
+def test_a_waveform_on_a_device_is_cut_there():
+    """torch's device without memory refuses to be mixed with another, as a GPU does."""
+    windows = list(spectrogram.windows([torch.zeros(SMALL.channels, 100, device="meta")], SMALL))
+    assert {window.device.type for window in windows} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

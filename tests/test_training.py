@@ -69,13 +69,52 @@ def test_sdr_is_the_mean_over_songs_through_the_inference_path(module):
     songs = [{"mixture": torch.randn(1, n), "stems": torch.randn(2, 1, n)} for n in (3000, 4000)]
     songs[1]["stems"][1] = 0  # a silent reference counts for no song
     module.on_validation_epoch_start()
-    for song in songs:
-        module.validation_step(song, 0, training.SONGS)
+    for number, song in enumerate(songs):
+        module.validation_step(song, number, training.SONGS)
     module.on_validation_epoch_end()
     scores = [metrics.usdr(song["stems"], module.separator.separate(song["mixture"])) for song in songs]
     assert logged["sdr/vocals"] == pytest.approx(float(scores[0][0] + scores[1][0]) / 2, abs=1e-4)
     assert logged["sdr/accompaniment"] == pytest.approx(float(scores[0][1]), abs=1e-4)
     assert logged["sdr/mean"] == pytest.approx((logged["sdr/vocals"] + logged["sdr/accompaniment"]) / 2, abs=1e-4)
+
+
+def test_improvement_is_over_the_mixture_and_the_oracle_is_asked_once(module, monkeypatch):
+    from stemwise import metrics
+
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value)})
+    module.all_gather = lambda value: value
+    module.eval()
+    asked, oracle = [], type(module.separator).oracle
+    monkeypatch.setattr(type(module.separator), "oracle", lambda *given: asked.append(1) or oracle(*given))
+    songs = [torch.randn(2, 1, 4000) for _ in range(2)]
+    for _ in range(2):
+        module.on_validation_epoch_start()
+        for number, stems in enumerate(songs):
+            module.validation_step({"mixture": stems.sum(0), "stems": stems}, number, training.SONGS)
+        module.on_validation_epoch_end()
+    nothing = torch.stack([metrics.usdr(s, s.sum(0).expand_as(s)) for s in songs]).mean(0)
+    oracles = torch.stack([metrics.usdr(s, oracle(module.separator, s.sum(0), s)) for s in songs]).mean(0)
+    for number, stem in enumerate(module.separator.stems):
+        gained = logged[f"sdr/{stem}"] - float(nothing[number])
+        assert logged[f"sdr/improvement/{stem}"] == pytest.approx(gained, abs=1e-4)
+        assert logged[f"sdr/oracle/{stem}"] == pytest.approx(float(oracles[number]), abs=1e-4)
+    assert logged["sdr/oracle/mean"] == pytest.approx(float(oracles.mean()), abs=1e-4)
+    assert logged["sdr/oracle/mean"] > logged["sdr/mean"]
+    assert len(asked) == len(songs)
+
+
+def test_a_song_hands_on_the_middle_of_its_estimates(module):
+    module.eval()
+    module.clip = 1000
+    song = {"mixture": torch.randn(1, 4001), "stems": torch.randn(2, 1, 4001)}
+    module.on_validation_epoch_start()
+    found = module.validation_step(song, 0, training.SONGS)
+    expected = module.separator.separate(song["mixture"])
+    torch.testing.assert_close(found["clip"], expected[..., 1500:2500], rtol=0, atol=0)
+    assert found["clip"].untyped_storage().nbytes() < expected.untyped_storage().nbytes()
+    assert module.validation_step({**song, "counted": False}, 0, training.SONGS) is None
+    assert training.middle(song["mixture"], 9999).shape == (1, 4001)
 
 
 def test_a_checkpoint_is_a_model_file_too(module, tmp_path):

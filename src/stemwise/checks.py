@@ -65,6 +65,12 @@ def _numbers(cfg: DictConfig) -> None:
         value = cfg.checkpoints[name]
         if (value is not None or name != "every") and (not isinstance(value, int) or value < least):
             raise UserError(f"checkpoints.{name}={value} is not a whole number from {least} on.")
+    media = cfg.media
+    for name, least in (("every", 1), ("songs", 0)):
+        if (media[name] is not None or name == "songs") and (type(media[name]) is not int or media[name] < least):
+            raise UserError(f"media.{name}={media[name]} is not a whole number from {least} on.")
+    if type(media.seconds) not in (int, float) or not 0 < media.seconds <= 60:
+        raise UserError(f"media.seconds={media.seconds} is not a number of seconds above 0 and up to 60.")
     if cfg.ema is not None and not (isinstance(cfg.ema, float) and 0 < cfg.ema < 1):
         raise UserError(f"ema={cfg.ema} is not a decay between 0 and 1, such as 0.999.")
     if cfg.watchdog is not None and not (type(cfg.watchdog) in (int, float) and cfg.watchdog > 0):

@@ -167,6 +167,18 @@ class Separator(nn.Module):
         return (masks.divided(estimates, spectrum, self.mask) for estimates, spectrum in windows)
 
     @torch.inference_mode()
+    def oracle(self, mixture: Tensor, stems: Tensor) -> Tensor:
+        """Stems (S, C, N) of a mixture (C, N) by the model's mask rule from the magnitudes of the true stems (S, C, N).
+
+        It is the ceiling of this rule, whatever the networks learn. Memory is that of a window.
+        """
+        cut = [spectrogram.windows([waveform], self.spectrogram) for waveform in (mixture, *stems)]
+        windows = (spectrogram.spectra(torch.stack(parts), self.spectrogram) for parts in zip(*cut, strict=True))
+        exact = ((true[1:, ..., : self.spectrogram.bins].abs(), true[0]) for true in windows)
+        pieces = spectrogram.joined(self.by_ratio(exact), self.spectrogram)
+        return torch.cat(list(pieces), dim=-1)[..., : mixture.shape[-1]]
+
+    @torch.inference_mode()
     def statistics(self, blocks: Iterable[Tensor]) -> Iterator[wiener.Statistics]:
         """What each window of a mixture adds to the statistics of the song; their sum is what `by_wiener` needs."""
         for estimates, spectrum in self.estimates(blocks):
@@ -217,7 +229,8 @@ def _exact_convolutions() -> Iterator[None]:
 
 def _brought(window: Tensor, device: torch.device) -> Tensor:
     """`window` on the device. A GPU fetches it while it computes what came before, which wants pinned memory."""
-    return window.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else window.to(device)
+    fetched = device.type == "cuda" and window.device.type == "cpu"
+    return window.pin_memory().to(device, non_blocking=True) if fetched else window.to(device)
 
 
 def start_from(model: Separator, other: Separator) -> list[str]:

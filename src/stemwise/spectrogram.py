@@ -131,7 +131,7 @@ def windows(blocks: Iterable[Tensor], settings: Spectrogram) -> Iterator[Tensor]
     buffer = torch.zeros(settings.channels, settings.n_fft)
     samples = 0
     for block in blocks:
-        buffer = torch.cat([buffer, block], dim=-1)
+        buffer = torch.cat([buffer.to(block.device), block], dim=-1)
         samples += block.shape[-1]
         while buffer.shape[-1] >= step + settings.overlap:
             yield buffer[..., : step + settings.overlap]

@@ -1,7 +1,8 @@
 """The LightningModule: Spleeter's L1 loss on magnitudes, and the SDR of whole validation songs.
 
-What it logs: `train/loss` and `val/loss` (summed over stems), `train/<stem>` and `val/<stem>`, and `sdr/mean`
-and `sdr/<stem>` in dB. `faults` adds `train/grad_norm` and `train/nonfinite`.
+What it logs: `train/loss` and `val/loss` (summed over stems), `train/<stem>` and `val/<stem>`; in dB `sdr/mean` and
+`sdr/<stem>`, `sdr/improvement/…` over the unprocessed mixture, and as a line to compare with `sdr/oracle/…`, the
+ceiling of the mask rule on the same songs. `running` adds the rest (docs/dashboards.md).
 Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
@@ -20,6 +21,7 @@ from stemwise.separator import Separator
 
 NORMALIZATIONS = ("batch", "stored")
 CROPS, SONGS = 0, 1  # the validation loaders of `StemData`
+LOSS, SDR, MIXTURE, ORACLE = range(4)  # what a validation sums up
 
 
 class SeparatorTraining(lightning.LightningModule):
@@ -36,10 +38,12 @@ class SeparatorTraining(lightning.LightningModule):
 
     `facts` are plain values that go with the model wherever it is saved, such as which columns its stems are.
 
-    `update_skipped` is whether the update of the current step was not made (`faults.NonFinite`).
+    `update_skipped` is whether the update of the current step was not made (`faults.NonFinite`). `clip` is how many
+    samples from the middle of the estimates of each validation song are handed on (`media.Media`).
     """
 
     update_skipped = False
+    clip = 0
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class SeparatorTraining(lightning.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.facts = dict(facts or {})
         self.training_losses = losses if compile is None else compilation.compiled(losses, compile)
+        self._bounds: dict[int, Tensor] = {}  # SDR (2, S) of the mixture and of the oracle, by a song's number
         self._hold_statistics()  # Lightning need not call `train`: it leaves modules in the mode that they have
 
     def setup(self, stage: str) -> None:
@@ -90,36 +95,52 @@ class SeparatorTraining(lightning.LightningModule):
         for stem, loss in zip(self.separator.stems, found, strict=True):
             self.log(f"train/{stem}", loss, **options)
         loss = found.sum()
-        self.log("train/loss", loss, prog_bar=True, **options)
+        self.log("train/loss", loss, **options)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         stems = len(self.separator.stems)
-        # Sums over this rank's crops and songs, and how many there were: of each stem's loss, and of its SDR.
-        self._sums = torch.zeros(2, 2, stems, dtype=torch.float64, device=self.device)
+        # Sums over this rank's crops and songs, and how many there were: of each stem's loss, and of its SDRs.
+        self._sums = torch.zeros(4, 2, stems, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: dict[str, Any], _: int, dataloader_idx: int = CROPS) -> None:
+    def validation_step(self, batch: dict[str, Any], number: int, dataloader_idx: int = CROPS) -> dict[str, Any] | None:
+        """Of a song that counts on this rank, the SDR of each stem (S,) and the middle of the estimates (S, C, n)."""
         if dataloader_idx == CROPS:
             count = len(batch["stems"]) * batch.get("counted", True)
-            self._sums[CROPS, 0] += count * losses(self.separator, batch["mixture"], batch["stems"])
-            self._sums[CROPS, 1] += count
-            return
-        if batch.get("counted", True):
-            scores = metrics.usdr(batch["stems"], self.separator.separate(batch["mixture"]))
-            self._sums[SONGS, 0] += scores.nan_to_num(nan=0.0)
-            self._sums[SONGS, 1] += ~scores.isnan()
+            self._sums[LOSS, 0] += count * losses(self.separator, batch["mixture"], batch["stems"])
+            self._sums[LOSS, 1] += count
+            return None
+        if not batch.get("counted", True):
+            return None
+        estimates = self.separator.separate(batch["mixture"])
+        scores = metrics.usdr(batch["stems"], estimates)
+        for row, found in zip((SDR, MIXTURE, ORACLE), (scores, *self._bounds_of(batch, number)), strict=True):
+            self._sums[row, 0] += found.nan_to_num(nan=0.0)
+            self._sums[row, 1] += ~found.isnan()
+        # A copy, for a part of the estimates would keep all of them in memory.
+        return {"sdr": scores, "clip": middle(estimates, self.clip).clone()}
+
+    def _bounds_of(self, batch: dict[str, Any], number: int) -> Tensor:
+        """What doing nothing and the oracle would have; computed once, for neither learns."""
+        if number not in self._bounds:
+            mixture, stems = batch["mixture"], batch["stems"]
+            oracle = metrics.usdr(stems, self.separator.oracle(mixture, stems))
+            self._bounds[number] = torch.stack([metrics.usdr(stems, mixture.expand_as(stems)), oracle])
+        return self._bounds[number]
 
     def on_validation_epoch_end(self) -> None:
         # Each rank has its share of the songs, some one more; silent references count for none. Lightning's own mean
         # over ranks rounds the number of examples.
         shares: Any = self.all_gather(self._sums)
         total, count = shares.reshape(-1, *self._sums.shape).sum(dim=0).unbind(dim=1)
-        loss, sdr = (total / count).float()
-        for stem, of_stem, score in zip(self.separator.stems, loss, sdr, strict=True):
-            self.log(f"val/{stem}", of_stem)
-            self.log(f"sdr/{stem}", score)
+        loss, sdr, mixture, oracle = (total / count).float()
+        for number, stem in enumerate(self.separator.stems):
+            self.log(f"val/{stem}", loss[number])
         self.log("val/loss", loss.sum())
-        self.log("sdr/mean", sdr.nanmean(), prog_bar=True)
+        for group, values in {"": sdr, "improvement/": sdr - mixture, "oracle/": oracle}.items():
+            for number, stem in enumerate(self.separator.stems):
+                self.log(f"sdr/{group}{stem}", values[number])
+            self.log(f"sdr/{group}mean", values.nanmean())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint a model file as well: `model_file.load` needs no config."""
@@ -129,6 +150,12 @@ class SeparatorTraining(lightning.LightningModule):
 def losses(separator: Separator, mixture: Tensor, stems: Tensor) -> Tensor:
     """Loss of each stem (S,) for magnitudes of a mixture (B, C, T, F) and its stems (B, S, C, T, F)."""
     return l1(separator(mixture), stems)
+
+
+def middle(waveform: Tensor, samples: int) -> Tensor:
+    """The middle (…, n) of a waveform (…, N), n = min(samples, N)."""
+    count = min(samples, waveform.shape[-1])
+    return waveform.narrow(-1, (waveform.shape[-1] - count) // 2, count)
 
 
 def l1(estimates: Tensor, stems: Tensor) -> Tensor:

@@ -30,12 +30,22 @@ _OTHERWISE = "Look at `dmesg`, lower data.num_workers, or set data.num_workers=0
 
 
 class Loader(DataLoader[Any]):
-    """torch's loader, which says of a worker that died by which signal, whatever it was at."""
+    """torch's loader, which says of a worker that died by which signal, whatever it was at.
+
+    `waited` is how many seconds were waited for batches so far, or, without workers, spent on making them.
+    """
+
+    waited = 0.0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches, end = super().__iter__(), object()
         processes = multiprocessing.active_children()
-        while (batch := _next(batches, end, processes)) is not end:
+        while True:
+            start = time.perf_counter()
+            batch = _next(batches, end, processes)
+            self.waited += time.perf_counter() - start
+            if batch is end:
+                return
             yield batch
 
 

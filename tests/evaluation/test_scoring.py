@@ -15,12 +15,12 @@ import soundfile
 import torch
 
 from html_tables import Reader
-from stemwise import index, masks, model_file, spectrogram
+from stemwise import index, model_file
 from stemwise.cache.fingerprints import fingerprint
+from stemwise.catalogue import songs as songs_of
 from stemwise.errors import UserError
 from stemwise.evaluation import bss_eval, documents, results, scoring, solvers
 from stemwise.evaluation.documents import METRICS
-from stemwise.examples import songs as songs_of
 
 STEMS = ["vocals", "accompaniment"]
 SUMS = {"accompaniment": "rest"}
@@ -215,18 +215,6 @@ def test_silent_references_are_named_and_not_scored(model_path, tmp_path):
     assert list(scores.silent.values()) == [["vocals"]]
     assert len(scores.values["model"]["vocals"]["SDR"]) == 1
     assert len(scores.values["model"]["accompaniment"]["SDR"]) == 2
-
-
-def test_the_oracle_is_the_mask_rule_on_the_truth(small_separator):
-    stems = torch.randn(2, 1, 5000)
-    mixture = stems.sum(dim=0)
-    found = scoring.oracle(mixture, stems, small_separator)
-    settings = small_separator.spectrogram
-    spectra = [spectrogram.stft(wave, settings) for wave in (mixture, *stems)]
-    powers = torch.stack([s[..., : settings.bins].abs().square() for s in spectra[1:]])
-    mask = masks.extend(powers[0] / powers.sum(dim=0), settings.full_bins, "zeros")
-    expected = spectrogram.istft(mask * spectra[0], 5000, settings)
-    torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
 
 
 def test_a_model_remembers_what_its_stems_are_sums_of(stemwise, train, songs, tmp_path):

@@ -70,7 +70,7 @@ def test_two_ranks_train_and_validate_as_one(train, songs, tmp_path):
     assert one["optimizer_states"][0]["state"][0]["step"] == 6
     losses = logged(tmp_path / "1"), logged(tmp_path / "2")
     assert losses[0].keys() == losses[1].keys()
-    assert len(losses[0]) == 2 * (5 + 5)
+    assert len(losses[0]) == 2 * (5 + 15)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-3)
     assert {path.name for path in tmp_path.iterdir() if path.name != "data"} == {"1", "2"}  # a folder each
     assert not list((tmp_path / "2").rglob("*.part"))
@@ -84,7 +84,7 @@ def test_more_ranks_than_songs_to_validate_with(train, songs, tmp_path):
     assert train(*keys_for(songs, tmp_path / "1", 1), *keys).code == 0
     trained(songs, tmp_path / "2", 2, *keys)
     found = logged(tmp_path / "1"), logged(tmp_path / "2")
-    assert len(found[0]) == 5 + 5
+    assert len(found[0]) == 5 + 15
     assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-3)
 
 

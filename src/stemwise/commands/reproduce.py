@@ -28,7 +28,8 @@ LISTED = 50  # differences of a kind; songs on another disk are all of them
 OF_A_START = ("ckpt_path", "resume")
 # They say where things lie, how long a run goes on, how fast, and who is told; another value gives the same steps.
 _WITHOUT_EFFECT = re.compile(
-    r"(logger|ckpt_path|resume|checkpoints|hash_songs|data\.(root|train|valid|test|cache|local_cache(_limit)?|num_workers)"
+    r"(logger|log_model|media|ckpt_path|resume|checkpoints|hash_songs"
+    r"|data\.(root|train|valid|test|cache|local_cache(_limit)?|num_workers)"
     r"|trainer\.(max_steps|max_time|enable_\w+|log_every_n_steps|default_root_dir))(\..*)?"
 )
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stemwise import masks, model_file, progress, signals, spectrogram
+from stemwise import model_file, progress, signals, spectrogram
 from stemwise.cache.fingerprints import fingerprint
 from stemwise.catalogue import Song
 from stemwise.errors import UserError
@@ -144,22 +144,6 @@ def above_band(stems: Tensor, model: Separator) -> dict[str, float]:
     return shares
 
 
-def oracle(mixture: Tensor, stems: Tensor, model: Separator) -> Tensor:
-    """Estimates (S, C, N) by `model`'s mask rule from the true magnitudes of the stems (S, C, N)."""
-    settings, rule = model.spectrogram, model.mask
-    spectrum = spectrogram.stft(mixture, settings)
-    truths = torch.stack([spectrogram.stft(stem, settings)[..., : settings.bins].abs() for stem in stems])
-    found = masks.ratio(truths.unsqueeze(0), spectrum[..., : settings.bins].abs().unsqueeze(0), rule)[0]
-    return torch.stack(
-        [
-            spectrogram.istft(
-                masks.extend(mask, settings.full_bins, rule.extension) * spectrum, mixture.shape[-1], settings
-            )
-            for mask in found
-        ]
-    )
-
-
 @dataclass(frozen=True)
 class _Read:
     """A job's documents, None where there are none yet; if some are missing, the song's (1+S, C, N) to make them of."""
@@ -228,7 +212,7 @@ class _Songs(Dataset[Result | str]):
         make = {
             MODEL: lambda: self.model.separate(mixture),
             MIXTURE: lambda: mixture.expand_as(stems),
-            ORACLE: lambda: oracle(mixture, stems, self.model),
+            ORACLE: lambda: self.model.oracle(mixture, stems),
         }
         rate = self.model.spectrogram.sample_rate
         found = {

@@ -1,8 +1,7 @@
-"""What happens beside the steps of a training: a run's files, averaged weights, lines of progress."""
+"""What happens beside the steps of a training: a run's files and averaged weights."""
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,13 @@ log = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
 SCORE = "sdr/mean"
+
+
+def scores(trainer: lightning.Trainer) -> dict[str, float]:
+    """SDR in dB of each stem and the mean, as the last validation found them."""
+    assert isinstance(trainer.lightning_module, SeparatorTraining)
+    names = (*trainer.lightning_module.separator.stems, "mean")
+    return {name: float(trainer.callback_metrics[f"sdr/{name}"]) for name in names}
 
 
 class RunFolder(Callback):
@@ -43,14 +49,11 @@ class RunFolder(Callback):
             data.catalogue.write(self.folder / "index")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, SeparatorTraining)
+        if trainer.sanity_checking:
+            return
         self.validated_at = trainer.global_step
-        scores = {
-            name.removeprefix("sdr/"): round(float(value), 4)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("sdr/")
-        }
-        score = scores["mean"]
+        found = {name: round(score, 4) for name, score in scores(trainer).items()}
+        score = found["mean"]
         if math.isnan(score):
             why = "all stems of all validation songs are silent, or the estimates are no numbers"
             log.warning("Step %d: no SDR: %s.", trainer.global_step, why)
@@ -58,14 +61,14 @@ class RunFolder(Callback):
             self.best = score
         elif (self.folder / MODEL_FILE).exists():
             return
-        self.write_model(trainer, scores)
+        self.write_model(trainer, found)
 
-    def write_model(self, trainer: lightning.Trainer, scores: dict[str, float]) -> None:
+    def write_model(self, trainer: lightning.Trainer, found: dict[str, float]) -> None:
         """Writes the weights of this moment as the run's model."""
         module = trainer.lightning_module
         assert isinstance(module, SeparatorTraining)
         if trainer.is_global_zero:
-            facts = {"step": trainer.global_step, "sdr": scores, "stemwise": stemwise.__version__, **module.facts}
+            facts = {"step": trainer.global_step, "sdr": found, "stemwise": stemwise.__version__, **module.facts}
             model_file.save(module.separator, self.folder / MODEL_FILE, facts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,53 +116,3 @@ class EMA(WeightAveraging):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
-
-
-class Lines(Callback):
-    """A line of progress every `seconds`, for logs and pipes, where a bar that redraws itself is noise."""
-
-    def __init__(self, seconds: float = 15.0) -> None:
-        self.seconds = seconds
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.first_step, self.start = trainer.global_step, time.monotonic()
-        self.next_line = self.start + 2
-        self._say(trainer, "starts")
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
-    ) -> None:
-        now = time.monotonic()
-        if now < self.next_line:
-            return
-        self.next_line = now + self.seconds
-        rate = (trainer.global_step - self.first_step) / (now - self.start)
-        loss = float(trainer.callback_metrics["train/loss"])
-        left = (
-            f", {_time((trainer.max_steps - trainer.global_step) / rate)} left"
-            if trainer.max_steps > 0 and rate
-            else ""
-        )
-        self._say(trainer, f"loss {loss:.4f}, {rate:.2f} steps/s{left}")
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._say(trainer, "validation")
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        metrics = trainer.callback_metrics
-        scores = ", ".join(
-            f"{name.removeprefix('sdr/')} {float(value):.2f}"
-            for name, value in metrics.items()
-            if name.startswith("sdr/")
-        )
-        self._say(trainer, f"validation loss {float(metrics['val/loss']):.4f}, SDR in dB: {scores}")
-
-    @staticmethod
-    def _say(trainer: lightning.Trainer, text: str) -> None:
-        if trainer.is_global_zero:
-            last = trainer.max_steps if trainer.max_steps > 0 else "∞"
-            log.info("step %d of %s: %s", trainer.global_step, last, text)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"

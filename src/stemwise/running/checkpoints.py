@@ -170,7 +170,7 @@ class Checkpoints(Checkpoint):
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Before averaged weights take the place of the current ones: a stop during the validation loses nothing.
-        if trainer.state.fn == "fit" and not self._making_up:
+        if trainer.state.fn == "fit" and not self._making_up and not trainer.sanity_checking:
             self.save(trainer, validation_due=True)
             if stop := self.interrupts.agreed(trainer):
                 self.interrupts.act(stop, trainer.is_global_zero)

@@ -84,6 +84,11 @@ class Guarded:
         self._guard_off = True
 
 
+def using(logger: Any, use: Callable[[Any], None]) -> None:
+    """Calls `use` with the experiment of a guarded logger; what it raises is taken as if the logger had raised it."""
+    logger._guard_call(lambda: use(logger._guard_logger.experiment))()
+
+
 def _say(name: str, error: BaseException) -> None:
     error = error.__cause__ or error  # Hydra wraps what a constructor raises
     reason = (str(error).strip().splitlines() or ["no reason given"])[0]
@@ -110,7 +115,9 @@ def wandb(project: str, folder: str, **options: Any) -> lightning.pytorch.logger
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_SILENT", "true")
     settings = {"settings": _settings(), "id": earlier_run(Path(folder)), **options}
-    return lightning.pytorch.loggers.WandbLogger(project=project, save_dir=folder, offline=offline, **settings)
+    logger = lightning.pytorch.loggers.WandbLogger(project=project, save_dir=folder, offline=offline, **settings)
+    logger._wandb_init.pop("anonymous", None)  # W&B warns of it whatever it is
+    return logger
 
 
 def earlier_run(folder: Path) -> str | None:

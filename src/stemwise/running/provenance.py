@@ -6,13 +6,15 @@
       inputs   files that the config names, with their SHA-256: the model of init_from, a checkpoint
       starts   a `Start` for the first time and for each resume
 
-It stays in the run's folder: it holds paths, and nothing of it goes into a model file or to a logger. There are no
-names of hosts or users in it but those in paths, and no environment variables.
+It stays in the run's folder: it holds paths, and nothing of it goes into a model file; loggers are told the `facts`.
+There are no names of hosts or users in it but those in paths, and no environment variables.
 """
 
+import hashlib
 import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,8 +118,8 @@ class Difference:
         return f"{self.what}: {self.then} → {self.now}"
 
 
-def record(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], indexes: Mapping[str, Index]) -> None:
-    """Writes down this start of the run in `folder`, which uses these indexes and this resolved config.
+def record(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], indexes: Mapping[str, Index]) -> Record:
+    """Writes down this start of the run in `folder`, which uses these indexes and this resolved config; returns all.
 
     With `config["hash_songs"]` every file is read to its end, once (see `contents`); without, its size and time
     of change have to do. A run that finds other songs than its first start warns. Raises `UserError`.
@@ -144,7 +146,28 @@ def record(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], in
         environment=machine.environment(Path.cwd()),
         changed_songs=changed,
     )
-    _write(folder / FILE, Record(known.index, known.inputs, [*known.starts, start]))
+    found = Record(known.index, known.inputs, [*known.starts, start])
+    _write(folder / FILE, found)
+    return found
+
+
+def facts(found: Record) -> dict[str, Any]:
+    """What a logger is told of a run: the command of the last start, code and versions, and how many songs each split
+    had at the first, with a hash of their cells and the content of their files."""
+    start = found.starts[-1]
+    told = {"command": shlex.join(start.command), "folder": start.run}
+    told |= {name: start.environment[name] for name in ("code", "versions") if name in start.environment}
+    return {
+        **told,
+        "songs": {split: len(part.songs) for split, part in found.index.items()},
+        "index": {split: _hash(part) for split, part in found.index.items()},
+    }
+
+
+def _hash(split: Split) -> str:
+    """The same wherever the songs lie, if their order, cells and files are the same."""
+    content = [split.songs, sorted((name, file.content) for name, file in split.files.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def describe(index: Index) -> Split:

@@ -1,0 +1,59 @@
+"""How far a run is and how fast, as every logger is told it."""
+
+import csv
+import time
+from pathlib import Path
+
+import pytest
+
+from stemwise.examples import RandomCrops
+
+STEPS = ["trainer.val_check_interval=2", "trainer.max_steps=4"]
+
+
+def rows(run: str) -> list[dict[str, str]]:
+    """All of a run, in order."""
+    found = []
+    for path in sorted(Path(run).glob("csv/version_*/metrics.csv")):
+        with path.open() as file:
+            found += list(csv.DictReader(file))
+    return found
+
+
+def column(run: str, name: str) -> list[float]:
+    return [float(row[name]) for row in rows(run) if row.get(name)]
+
+
+def test_progress_goes_on_where_a_run_goes_on(train):
+    """Songs that were shown count over accumulated batches, and hours and songs over all starts."""
+    keys = ["data.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2"]
+    assert train("trainer.max_steps=2", *keys).code == 0
+    before = column("run", "progress/hours")[-1]
+    assert train("trainer.max_steps=4", "resume=auto", "hydra.run.dir=run", *keys).code == 0
+    # A row for each step and one for each validation, which is one after each step.
+    assert column("run", "progress/songs") == [4, 4, 8, 8, 12, 12, 16, 16]
+    hours = column("run", "progress/hours")
+    assert hours == sorted(hours)
+    assert hours[4] > before
+    assert hours[-1] < 0.1
+    assert len(column("run", "train/lr")) == 4
+
+
+def test_waiting_is_the_share_of_time_in_which_there_was_no_data(train, monkeypatch):
+    assert train("hydra.run.dir=quick", *STEPS).code == 0
+    original = RandomCrops.__getitems__
+    monkeypatch.setattr(RandomCrops, "__getitems__", lambda *given: time.sleep(0.3) or original(*given))
+    assert train("hydra.run.dir=slow", *STEPS).code == 0
+    # The loader is one batch ahead, so the first step waits for two and the last for none.
+    quick, slow = (column(run, "speed/waiting")[1:-1] for run in ("quick", "slow"))
+    assert max(quick) < 0.5 < min(slow)
+    assert max(slow) <= 1
+    # Four examples in 0.3 s and a little; what a validation takes does not count.
+    assert column("slow", "speed/examples_per_second")[1] == pytest.approx(4 / 0.35, rel=0.3)
+    assert not [name for name in rows("slow")[0] if "gpu" in name]
+
+
+def test_values_come_as_often_as_the_losses(train):
+    assert train("trainer.log_every_n_steps=2", *STEPS).code == 0
+    for name in ("train/loss", "train/lr", "speed/waiting", "speed/examples_per_second"):
+        assert len(column("run", name)) == 2, name

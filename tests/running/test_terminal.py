@@ -1,0 +1,62 @@
+"""What a training shows: a bar on a terminal, lines elsewhere."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from stemwise.running import terminal
+
+
+@pytest.fixture
+def screen(monkeypatch) -> io.StringIO:
+    """A terminal 200 columns wide."""
+    shown = io.StringIO()
+    make = lambda **_: Console(file=shown, force_terminal=True, width=200)  # noqa: E731
+    monkeypatch.setattr(terminal, "Console", make)
+    monkeypatch.setattr(terminal.Bar, "SECONDS", 0.0)
+    return shown
+
+
+def test_a_bar_shows_loss_sdr_rate_and_time_left(train, screen):
+    done = train("trainer.enable_progress_bar=true", "trainer.val_check_interval=2", "trainer.max_steps=6")
+    assert done.code == 0, done.output
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search(r"train .* step 1/6, loss \d\.\d{4}, [\d.]+ examples/s, \d+\.\d min left", plain)
+    assert re.search(r"step 4/6, loss \d\.\d{4}, SDR -?\d+\.\d\d dB \(best -?\d+\.\d\d\), ", plain)
+    assert re.search(r"validate .*", plain)
+    assert "Epoch 0" not in done.output  # no other bar
+
+
+def test_lines_of_the_log_stand_above_the_bar(train, screen, caplog):
+    """While it is drawn it takes standard output; afterwards all is as it was."""
+    import logging
+    import sys
+
+    before = [getattr(handler, "stream", None) for handler in logging.getLogger().handlers]
+    streams = sys.stdout, sys.stderr
+    assert (
+        train("trainer.enable_progress_bar=true", "hydra.job_logging.handlers.console.stream=ext://sys.stdout").code
+        == 0
+    )
+    assert (sys.stdout, sys.stderr) == streams
+    assert [getattr(handler, "stream", None) for handler in logging.getLogger().handlers][: len(before)] == before
+
+
+def test_without_a_terminal_there_are_lines_and_no_bar(train):
+    done = train("trainer.val_check_interval=2")
+    assert done.code == 0, done.output
+    assert "\x1b" not in done.output
+    assert "step 0 of 4: starts" in done.output
+    assert re.search(r"step 4 of 4: validation loss \d\.\d{4}, SDR in dB: vocals .*, mean -?\d+\.\d\d", done.output)
+    assert "improvement" not in done.output
+
+
+def test_a_sanity_check_in_front_says_and_saves_nothing(train):
+    done = train(
+        "trainer.num_sanity_val_steps=1", "trainer.enable_progress_bar=true", "ema=0.9", "logger=[csv,tensorboard]"
+    )
+    assert done.code == 0, done.output
+    assert "step 0 of 4: validation" not in done.output
+    assert done.output.count("validation loss") == 1
