@@ -204,7 +204,7 @@ def _callbacks(cfg: DictConfig, folder: Path, files: Any, loggers: Sequence[Any]
     parts += [meters.Meters(), media.Media(**cfg.media)]
     if _shows_bar(cfg):
         parts.append(terminal.Bar())
-    if not sys.stderr.isatty():
+    elif not sys.stderr.isatty():
         parts.append(terminal.Lines())
     keep = cfg.checkpoints
     parts.append(checkpoints.Checkpoints(folder, files, signals, keep.every, keep.last))

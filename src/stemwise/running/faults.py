@@ -103,15 +103,15 @@ class NonFinite(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
     ) -> None:
         assert self._numbers is not None
-        due = trainer._logger_connector.should_update_logs
+        due, numbers = trainer._logger_connector.should_update_logs, _numbers(pl_module)
         if due:
             unscaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # by now
-            pl_module.log("train/grad_norm", gradient_norm(pl_module) if unscaled else self._numbers[1])
+            numbers["train/grad_norm"] = gradient_norm(pl_module) if unscaled else self._numbers[1]
         refused, anyones_loss = self._look_with_all_ranks(trainer, self._numbers)
         if refused:
             self._refuse(trainer, pl_module, optimizer, not anyones_loss)
         if due and self.allowed:
-            pl_module.log("train/nonfinite", float(self.skipped))
+            numbers["train/nonfinite"] = torch.tensor(float(self.skipped))
 
     def on_train_batch_end(
         self,
@@ -234,6 +234,11 @@ class NonFinite(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
+
+
+def _numbers(module: lightning.LightningModule) -> dict[str, Tensor]:
+    assert isinstance(module, SeparatorTraining)
+    return module.numbers
 
 
 class Statistics:

@@ -12,14 +12,16 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from stemwise.training import SeparatorTraining
+
 log = logging.getLogger(__name__)
 
 GIB = 2**30
 
 
 class Meters(Callback):
-    """Logs `train/lr`, `speed/…` and `progress/…`, every `trainer.log_every_n_steps` steps, and `progress/…` again with
-    each validation.
+    """Logs the numbers of a step, `train/lr`, `speed/…` and `progress/…`, every `trainer.log_every_n_steps` steps, and
+    `progress/…` again with each validation.
 
     `speed/examples_per_second` counts those of all ranks, without the time that validations take. `speed/waiting` is
     the share of that time in which rank 0 waited for data. On a GPU, `speed/gpu_memory` is the most that this process
@@ -43,9 +45,11 @@ class Meters(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
         if trainer._logger_connector.should_update_logs and not trainer.fit_loop._should_accumulate():
-            for name, value in {**self._speed(trainer), **self._progress(trainer)}.items():
-                pl_module.log(name, value)
-            pl_module.log("train/lr", float(trainer.optimizers[0].param_groups[0]["lr"]))
+            assert isinstance(pl_module, SeparatorTraining)
+            rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+            numbers = {name: float(value) for name, value in pl_module.numbers.items()}
+            row: Any = {**numbers, "train/lr": rate, **self._speed(trainer), **self._progress(trainer)}
+            trainer._logger_connector.log_metrics(row)
             self._begin(trainer)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from stemwise.running import callbacks
+from stemwise.training import SeparatorTraining
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ def _shown(trainer: lightning.Trainer) -> int:
     return int(trainer.datamodule.state_dict()["shown"])  # type: ignore[attr-defined]
 
 
+def _module(trainer: lightning.Trainer) -> SeparatorTraining:
+    assert isinstance(trainer.lightning_module, SeparatorTraining)
+    return trainer.lightning_module
+
+
 class Lines(Callback):
     """A line of progress every `seconds`, for logs and pipes, where a bar that redraws itself is noise."""
 
@@ -46,7 +52,7 @@ class Lines(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.rate, self.next_line = Rate(trainer), time.monotonic() + 2
-        self._say(trainer, "starts")
+        _say(trainer, "starts")
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
@@ -54,32 +60,36 @@ class Lines(Callback):
         if time.monotonic() < self.next_line:
             return
         self.next_line = time.monotonic() + self.seconds
-        loss = float(trainer.callback_metrics["train/loss"])
+        loss = float(_module(trainer).numbers["train/loss"])
         rates = f"{self.rate.steps(trainer):.2f} steps/s, {self.rate.examples(trainer):.1f} examples/s"
         left = self.rate.left(trainer)
-        self._say(trainer, f"loss {loss:.4f}, {rates}{left and f', {left} left'}")
+        _say(trainer, f"loss {loss:.4f}, {rates}{left and f', {left} left'}")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._say(trainer, "validation")
+            _say(trainer, "validation")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        scores = ", ".join(f"{name} {score:.2f}" for name, score in callbacks.scores(trainer).items())
-        loss = float(trainer.callback_metrics["val/loss"])
-        self._say(trainer, f"validation loss {loss:.4f}, SDR in dB: {scores}")
+        _say(trainer, _validated(trainer))
 
-    @staticmethod
-    def _say(trainer: lightning.Trainer, text: str) -> None:
-        if trainer.is_global_zero:
-            last = trainer.max_steps if trainer.max_steps > 0 else "∞"
-            log.info("step %d of %s: %s", trainer.global_step, last, text)
+
+def _validated(trainer: lightning.Trainer) -> str:
+    scores = ", ".join(f"{name} {score:.2f}" for name, score in callbacks.scores(trainer).items())
+    return f"validation loss {float(trainer.callback_metrics['val/loss']):.4f}, SDR in dB: {scores}"
+
+
+def _say(trainer: lightning.Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        last = trainer.max_steps if trainer.max_steps > 0 else "∞"
+        log.info("step %d of %s: %s", trainer.global_step, last, text)
 
 
 class Bar(Callback):
     """A bar with the step, the loss, the mean SDR of the last validation and of the best, examples per second and the
-    time left; beneath it one for a validation. Drawn at most twice a second, which is when the loss is looked at.
+    time left; beneath it one for a validation, which leaves a line. Drawn at most twice a second: only then is the loss
+    looked at.
     """
 
     SECONDS = 0.5
@@ -100,15 +110,16 @@ class Bar(Callback):
         self._progress = Progress(*columns, console=self.console, auto_refresh=False)
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self._training = self._progress.add_task("train", total=total, completed=trainer.global_step, said="")
+        before = sys.stdout, sys.stderr
         self._progress.start()
-        self._redirect_log()
+        self._redirect_log(*before)
 
-    def _redirect_log(self) -> None:
+    def _redirect_log(self, *before: Any) -> None:
         """Lines of the log go above the bar: rich has put itself before standard output and error while it draws."""
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.__stdout__, sys.__stderr__):
+            if isinstance(handler, logging.StreamHandler) and handler.stream in before:
                 self._streams.append((handler, handler.stream))
-                handler.setStream(sys.stdout if handler.stream is sys.__stdout__ else sys.stderr)
+                handler.setStream(sys.stdout)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
@@ -121,7 +132,7 @@ class Bar(Callback):
 
     def _said(self, trainer: lightning.Trainer) -> str:
         parts = [f"step {trainer.global_step}" + (f"/{trainer.max_steps}" if trainer.max_steps > 0 else "")]
-        if (loss := trainer.callback_metrics.get("train/loss")) is not None:
+        if (loss := _module(trainer).numbers.get("train/loss")) is not None:
             parts += [f"loss {float(loss):.4f}"]
         parts += [self._said_scores, f"{self.rate.examples(trainer):.1f} examples/s"]
         left = self.rate.left(trainer)
@@ -149,6 +160,7 @@ class Bar(Callback):
         if self._progress is not None and self._validation is not None:
             self._progress.remove_task(self._validation)
             self._validation = None
+        _say(trainer, _validated(trainer))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._progress is not None:
