@@ -5,7 +5,11 @@ import time
 from pathlib import Path
 from statistics import mean
 
+import pytest
+import torch
+
 from stemwise.examples import RandomCrops
+from stemwise.running import meters
 
 STEPS = ["trainer.val_check_interval=2", "trainer.max_steps=4"]
 
@@ -55,3 +59,17 @@ def test_values_come_as_often_as_the_losses(train):
     assert train("trainer.log_every_n_steps=2", *STEPS).code == 0
     for name in ("train/loss", "train/lr", "speed/waiting", "speed/examples_per_second"):
         assert len(column("run", name)) == 2, name
+
+
+@pytest.mark.parametrize("error", [None, ModuleNotFoundError("pynvml"), RuntimeError("driver")])
+def test_a_gpu_that_does_not_tell_how_busy_it_is_costs_nothing(monkeypatch, error):
+    def utilization(_: torch.device) -> int:
+        if error:
+            raise error
+        return 87
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3 * 2**29)
+    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    told = {} if error else {"speed/gpu_utilisation": 87.0}
+    assert meters._gpu(torch.device("cuda", 0)) == {"speed/gpu_memory": 1.5, **told}
+    assert meters._gpu(torch.device("cpu")) == {}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,11 +60,23 @@ def logged(run: Path) -> dict[tuple[str, str], float]:
         }
 
 
+def shown(run: Path) -> dict[str, Any]:
+    """The songs of the last table, what can be heard and seen, and how many songs were shown by which step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(run / "tensorboard")).Reload()
+    (table,) = read.Tensors("songs/table/text_summary")[-1].tensor_proto.string_val
+    rows = [line.split(" | ")[0] for line in table.decode().splitlines()[2:]]
+    progress = [(event.step, event.value) for event in read.Scalars("progress/songs")]
+    return {"rows": sorted(rows), "tags": [read.Tags()[kind] for kind in ("audio", "images")], "progress": progress}
+
+
 @pytest.mark.slow
 def test_two_ranks_train_and_validate_as_one(train, songs, tmp_path):
     """Weights after six steps, statistics, averaged weights, losses and SDR: to float32's rounding."""
-    assert train(*keys_for(songs, tmp_path / "1", 1)).code == 0
-    trained(songs, tmp_path / "2", 2)
+    loggers = "logger=[csv,tensorboard]"
+    assert train(*keys_for(songs, tmp_path / "1", 1), loggers).code == 0
+    trained(songs, tmp_path / "2", 2, loggers)
     one, two = (torch.load(tmp_path / f"{n}/checkpoints/last.ckpt", weights_only=True) for n in (1, 2))
     for part in ("state_dict", "current_model_state"):
         torch.testing.assert_close(one[part], two[part], rtol=1e-3, atol=2e-5)
@@ -72,6 +85,7 @@ def test_two_ranks_train_and_validate_as_one(train, songs, tmp_path):
     assert losses[0].keys() == losses[1].keys()
     assert len(losses[0]) == 2 * (5 + 15)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3, abs=1e-3)
+    assert shown(tmp_path / "1") == shown(tmp_path / "2")
     assert {path.name for path in tmp_path.iterdir() if path.name != "data"} == {"1", "2"}  # a folder each
     assert not list((tmp_path / "2").rglob("*.part"))
     assert model_file.read(tmp_path / "2/model.safetensors")[1]["step"] in (3, 6)

@@ -30,7 +30,8 @@ PHASES: tuple[tuple[str, str, str | None], ...] = (
     ("checkpoint", "stemwise/running/checkpoints.py", "save"),
     ("checkpoint", "stemwise/model_file.py", "save"),
     ("logging", "logger_connector/logger_connector.py", "log_metrics"),
-    ("logging", "lightning/pytorch/callbacks/lr_monitor.py", None),
+    ("logging", "stemwise/running/boards.py", None),
+    ("logging", "stemwise/running/media.py", None),
     ("logging", "lightning/pytorch/loops/training_epoch_loop.py", "_save_loggers_on_train_batch_end"),
     # It waits there for a GPU to be done with both.
     ("forward and backward", "stemwise/running/faults.py", "on_before_optimizer_step"),
