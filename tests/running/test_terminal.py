@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from stemwise.running import terminal
 
@@ -26,8 +27,8 @@ def test_a_bar_shows_loss_sdr_rate_and_time_left_below_the_lines_of_the_log(trai
     assert done.code == 0, done.output
     assert (sys.stdout, sys.stderr) == streams
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    assert re.search(r"train .* step 1/6, loss \d\.\d{4}, [\d.]+ examples/s, \d+\.\d min left", plain)
-    assert re.search(r"step 4/6, loss \d\.\d{4}, SDR -?\d+\.\d\d dB \(best -?\d+\.\d\d\), ", plain)
+    assert re.search(r"train .* 1/6, loss \d\.\d{4}, [\d.]+ examples/s, \d+ s left", plain)
+    assert re.search(r" 4/6, loss \d\.\d{4}, SDR -?\d+\.\d\d dB \(best -?\d+\.\d\d\), ", plain)
     assert "validate " in plain
     assert "step 2 of 6: validation loss" in plain
     assert "step 2 of 6" not in done.output
@@ -52,3 +53,17 @@ def test_a_sanity_check_in_front_says_and_saves_nothing(train):
     assert done.code == 0, done.output
     assert "step 0 of 4: validation" not in done.output
     assert done.output.count("validation loss") == 1
+
+
+def test_the_bar_of_a_long_run_fits_80_columns():
+    shown = io.StringIO()
+    columns = terminal.columns()
+    said = "123456/200000, loss 0.1724, SDR 11.24 dB, 145.6 examples/s, 12.5 h left"
+    with Progress(*columns, console=Console(file=shown, force_terminal=True, width=80), expand=True) as progress:
+        progress.add_task("train", total=2, completed=1, said=said)
+    assert said in shown.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(45, "45 s"), (120, "2.0 min"), (7200, "2.0 h")])
+def test_durations_are_said_in_their_unit(seconds, expected):
+    assert terminal.duration(seconds) == expected

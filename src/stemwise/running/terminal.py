@@ -8,12 +8,14 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
 from stemwise.running import callbacks
 from stemwise.training import SeparatorTraining
 
 log = logging.getLogger(__name__)
+
+WIDE = 110  # columns of a terminal that has room for everything
 
 
 class Rate:
@@ -86,6 +88,11 @@ def _say(trainer: lightning.Trainer, text: str) -> None:
         log.info("step %d of %s: %s", trainer.global_step, last, text)
 
 
+def columns() -> tuple[ProgressColumn, ...]:
+    """What is said stays whole; the bar has the room that is left."""
+    return TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[said]}")
+
+
 class Bar(Callback):
     """A bar with the step, the loss, the mean SDR of the last validation and of the best, examples per second and the
     time left; beneath it one for a validation, which leaves a line. Drawn at most twice a second: only then is the loss
@@ -106,8 +113,7 @@ class Bar(Callback):
         if not trainer.is_global_zero:
             return
         self.rate = Rate(trainer)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[said]}"))
-        self._progress = Progress(*columns, console=self.console, auto_refresh=False)
+        self._progress = Progress(*columns(), console=self.console, auto_refresh=False, expand=True)
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self._training = self._progress.add_task("train", total=total, completed=trainer.global_step, said="")
         before = sys.stdout, sys.stderr
@@ -131,7 +137,7 @@ class Bar(Callback):
             self._progress.refresh()
 
     def _said(self, trainer: lightning.Trainer) -> str:
-        parts = [f"step {trainer.global_step}" + (f"/{trainer.max_steps}" if trainer.max_steps > 0 else "")]
+        parts = [f"{trainer.global_step}" + (f"/{trainer.max_steps}" if trainer.max_steps > 0 else "")]
         if (loss := _module(trainer).numbers.get("train/loss")) is not None:
             parts += [f"loss {float(loss):.4f}"]
         parts += [self._said_scores, f"{self.rate.examples(trainer):.1f} examples/s"]
@@ -156,7 +162,8 @@ class Bar(Callback):
             return
         parts: Any = trainer.callbacks  # type: ignore[attr-defined]
         folder = next(part for part in parts if isinstance(part, callbacks.RunFolder))
-        self._said_scores = f"SDR {callbacks.scores(trainer)['mean']:.2f} dB (best {folder.best:.2f})"
+        best = f" (best {folder.best:.2f})" if self.console.width >= WIDE else ""
+        self._said_scores = f"SDR {callbacks.scores(trainer)['mean']:.2f} dB{best}"
         if self._progress is not None and self._validation is not None:
             self._progress.remove_task(self._validation)
             self._validation = None
@@ -185,4 +192,6 @@ class Bar(Callback):
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
+    if seconds > 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
