@@ -77,7 +77,8 @@ def decoded(file: bytes) -> np.ndarray:
 def _drawn(model: Separator, mixture: Tensor, estimates: Tensor, truths: Tensor, start: float) -> dict[str, bytes]:
     """A PNG for each stem (S, C, N): estimate, truth and mask."""
     settings = model.spectrogram
-    loudest = float(spectrogram.stft(mixture, settings).abs().max())
+    # Not of the very loudest: that is one bin of the bass, and 20 dB above all that is to be seen.
+    loudest = float(np.quantile(_magnitudes(mixture, model), 0.999))
     seconds = start, start + mixture.shape[-1] / settings.sample_rate
     files = {}
     for stem, estimate, truth, mask in zip(model.stems, estimates, truths, _masks(model, mixture), strict=True):
