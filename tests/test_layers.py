@@ -60,6 +60,7 @@ MODEL = {
         "errors",
         "evaluation",
         "index",
+        "pictures",
         "progress",
         "resampling",
         "separator",

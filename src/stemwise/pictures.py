@@ -15,22 +15,6 @@ INK, FAINT, PAPER = (30, 30, 36), (205, 205, 212), (255, 255, 255)
 SIZE = (320, 220)  # of a panel, in pixels
 LEFT, TOP, RIGHT, BOTTOM = 46, 26, 66, 40  # what stands around it
 
-# OKLab of linear light (Björn Ottosson, "A perceptual color space for image processing", 2020).
-_TO_LMS = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_TO_LAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
-
 
 @dataclass(frozen=True)
 class Panel:
@@ -52,19 +36,36 @@ def decibels(magnitudes: np.ndarray, loudest: float) -> np.ndarray:
 
 @functools.cache
 def colours() -> np.ndarray:
-    """The colour map, (256, 3) of 8 bits: from dark violet over green to light yellow.
+    """(256, 3) in uint8, from black over violet and orange to pale yellow: the lightness grows evenly.
 
-    Its lightness in OKLab rises evenly, so equal steps look equal, also in grey and to the colour-blind.
+    Drawn in OKLab (B. Ottosson, 2020), where equal distances look equal: lightness is a straight line, the hue turns
+    from violet to yellow, and the saturation is as high as a screen allows, within a bound.
     """
-    along = np.linspace(0, 1, 256)
-    lightness = 0.17 + 0.78 * along
-    hue = np.radians(300 - 190 * along)
-    # As much colour as every hue on the way has room for on a screen, and a little less.
-    chroma = 0.09 + 0.06 * np.abs(2 * along - 1) ** 2 * (along > 0.5)
-    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
-    linear = np.clip((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_LMS).T, 0, 1)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(255 * encoded).astype(np.uint8)
+    part = np.linspace(0, 1, 256)
+    lightness, hue = 0.08 + 0.9 * part, np.radians(280 + 185 * part)
+    chroma = 0.16 * np.sin(np.pi * np.clip(0.06 + 0.9 * part, 0, 1)) ** 0.8
+    for _ in range(60):  # lowers the saturation of what no screen can show
+        rgb = _linear_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
+        chroma = np.where(((rgb > -1e-3) & (rgb < 1.001)).all(1), chroma, 0.95 * chroma)
+    clipped = rgb.clip(0, 1)
+    coded = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
+    return np.rint(255 * coded).astype(np.uint8)
+
+
+def _linear_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """OKLab to linear sRGB, (n, 3)."""
+    lab = np.stack([lightness, a, b], 1)
+    to_lms = np.array(
+        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
+    )
+    to_rgb = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.707614701],
+        ]
+    )
+    return (lab @ to_lms.T) ** 3 @ to_rgb.T
 
 
 def heat(values: np.ndarray, size: tuple[int, int] | None = None) -> Image.Image:

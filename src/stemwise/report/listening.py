@@ -31,8 +31,8 @@ from torch import Tensor
 from stemwise.errors import UserError
 from stemwise.report import page
 from stemwise.report.page import Section
-from stemwise.report.pictures import Peaks, Pictures
 from stemwise.report.sound import SECONDS, Chunks
+from stemwise.report.views import Peaks, Spectrograms
 
 LETTERS = "abcdefghijkl"  # of versions, on the keyboard; m mutes
 
@@ -91,7 +91,7 @@ class Recording:
         self._key = secrets.token_hex(6)
         self._folder = folder(path) / self._key
         self._peaks = Peaks(len(variants), frames)
-        self._pictures = Pictures(len(variants), frames, sample_rate)
+        self._spectrograms = Spectrograms(len(variants), frames, sample_rate)
         self._chunks: Chunks | None = None
         self._finished = False
         with self._reported():
@@ -118,7 +118,7 @@ class Recording:
             self._chunks = Chunks(self._folder, self._key, len(blocks), blocks.shape[1], self._rate)
         self._done += blocks.shape[-1]
         self._peaks.write(blocks)
-        self._pictures.write(blocks)
+        self._spectrograms.write(blocks)
         with self._reported():
             self._chunks.write(blocks)
 
@@ -128,7 +128,7 @@ class Recording:
             raise ValueError(f"expected {self._frames} samples, got {self._done}")
         with self._reported():
             self._chunks.end()
-            for number, picture in enumerate(self._pictures.shown()):
+            for number, picture in enumerate(self._spectrograms.shown()):
                 (self._folder / f"{number}.png").write_bytes(picture)
         self._finished = True
         versions = list(dict.fromkeys(variant.version for variant in self._variants))
@@ -159,8 +159,8 @@ class Recording:
             "stems": stems,
             "peaks": base64.b64encode(self._peaks.shown().tobytes()).decode(),
             "columns": self._peaks.columns,
-            "ticks": self._pictures.ticks(),
-            "highest": self._pictures.highest / 1000,
+            "ticks": self._spectrograms.ticks(),
+            "highest": self._spectrograms.highest / 1000,
         }
 
     @contextmanager

@@ -4,14 +4,15 @@ Both have one column for every so many samples, chosen so that a song of any len
 not grow with it. Axes: V variant, C channel, N sample.
 """
 
+import io
 import math
-from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
+
+from stemwise import pictures
 
 COLUMNS, ROWS = 1600, 192
 N_FFT = 2048
@@ -45,7 +46,7 @@ class Peaks:
         return np.rint(both * (127 / (np.abs(both).max() or 1))).astype(np.int8)
 
 
-class Pictures:
+class Spectrograms:
     """Spectrograms: the mean power of the frames in each column, on a mel scale up to 20 kHz."""
 
     def __init__(self, variants: int, frames: int, sample_rate: int) -> None:
@@ -98,8 +99,7 @@ class Pictures:
             self.write(self._held.new_zeros(*self._held.shape[:2], N_FFT // 2))
         power = self._power / self._count.clamp(min=1)[:, None]
         level = 10 * torch.log10((power / power.max().clamp(min=1e-20)).clamp(min=1e-12))
-        steps = (255 * (1 + level / RANGE)).clamp(0, 255).round().to(torch.uint8).numpy()
-        return [png(image.T[::-1]) for image in steps]
+        return [_png(image) for image in (1 + level / RANGE).numpy()]
 
     def ticks(self) -> list[tuple[float, str]]:
         """Where a frequency lies, from 0 at the lower edge to 1, and what it is called (kHz)."""
@@ -107,49 +107,10 @@ class Pictures:
         return [(_mel(1000 * tick) / _mel(self.highest), f"{tick:g}") for tick in known]
 
 
-def png(steps: np.ndarray) -> bytes:
-    """A picture (rows, columns) of uint8 as a PNG in the colours of `colours`."""
-    height, width = steps.shape
-    context = av.CodecContext.create("png", "w")
-    context.width, context.height, context.pix_fmt = width, height, "rgb24"
-    context.time_base = Fraction(1)
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(colours()[steps]), format="rgb24")
-    packets = [*context.encode(frame), *context.encode(None)]
-    return b"".join(bytes(packet) for packet in packets)
-
-
-@lru_cache
-def colours() -> np.ndarray:
-    """(256, 3) in uint8, from black over violet and orange to pale yellow: the lightness grows evenly.
-
-    Drawn in OKLab (B. Ottosson, 2020), where equal distances look equal: lightness is a straight line, the hue turns
-    from violet to yellow, and the saturation is as high as a screen allows, within a bound.
-    """
-    part = np.linspace(0, 1, 256)
-    lightness, hue = 0.08 + 0.9 * part, np.radians(280 + 185 * part)
-    chroma = 0.16 * np.sin(np.pi * np.clip(0.06 + 0.9 * part, 0, 1)) ** 0.8
-    for _ in range(60):  # lowers the saturation of what no screen can show
-        rgb = _linear_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
-        chroma = np.where(((rgb > -1e-3) & (rgb < 1.001)).all(1), chroma, 0.95 * chroma)
-    clipped = rgb.clip(0, 1)
-    coded = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
-    return np.rint(255 * coded).astype(np.uint8)
-
-
-def _linear_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """OKLab to linear sRGB, (n, 3)."""
-    lab = np.stack([lightness, a, b], 1)
-    to_lms = np.array(
-        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
-    )
-    to_rgb = np.array(
-        [
-            [4.0767416621, -3.3077115913, 0.2309699292],
-            [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.707614701],
-        ]
-    )
-    return (lab @ to_lms.T) ** 3 @ to_rgb.T
+def _png(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    pictures.heat(values).save(file, "PNG")
+    return file.getvalue()
 
 
 def _mel(hertz: float) -> float:
