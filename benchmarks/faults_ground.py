@@ -22,6 +22,7 @@ import torch
 from stemwise.cache import entries
 from stemwise.cache.entries import Header
 from stemwise.running import checkpoints
+from stemwise.running.meters import CLOCKED
 
 STEMS = ("vocals", "accompaniment")
 STEPS = 120
@@ -314,6 +315,6 @@ def _rows(path: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     with path.open() as file:
         for row in csv.DictReader(file):
-            values = {name: value for name, value in row.items() if value and name != "epoch"}
+            values = {n: value for n, value in row.items() if value and not n.startswith(("epoch", *CLOCKED))}
             found.setdefault(row["step"], {}).update(values)
     return found

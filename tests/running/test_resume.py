@@ -24,6 +24,7 @@ from stemwise.errors import UserError
 from stemwise.running import checkpoints, folders, interrupts
 from stemwise.running.callbacks import RunFolder
 from stemwise.running.checkpoints import CheckpointFiles
+from stemwise.running.meters import CLOCKED
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
 
@@ -54,12 +55,16 @@ def send(*numbers):
 
 
 def rows(run):
-    """What was logged: the last value of each column at each step, whichever start of the run logged it."""
+    """What was logged: the last value of each column at each step, whichever start of the run logged it.
+
+    Without what a clock says.
+    """
     found = {}
     for path in sorted(Path(run).glob("csv/version_*/metrics.csv")):
         with path.open() as file:
             for row in csv.DictReader(file):
-                found.setdefault(row["step"], {}).update({k: v for k, v in row.items() if v and k != "epoch"})
+                values = {k: v for k, v in row.items() if v and not k.startswith(("epoch", *CLOCKED))}
+                found.setdefault(row["step"], {}).update(values)
     return found
 
 

@@ -17,6 +17,7 @@ from stemwise.training import SeparatorTraining
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+CLOCKED = ("speed/", "progress/hours")  # how the names of numbers begin that no two runs have in common
 
 
 class Meters(Callback):
