@@ -21,6 +21,7 @@ from stemwise.masks import MaskRule
 from stemwise.separator import Separator
 from stemwise.spectrogram import Spectrogram
 from stemwise.unet import UNetSettings
+from tiny import TINY
 
 # The networks here are so small that threads cost more than they give; commands under test inherit it.
 torch.set_num_threads(1)
@@ -182,22 +183,6 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
             monkeypatch.setattr(os, name, guarded(name, getattr(os, name)))
 
     return make
-
-
-# A model that trains in a second: 8 kHz mono, windows of 16 frames, three layers.
-TINY = [
-    "spectrogram.sample_rate=8000",
-    "spectrogram.channels=1",
-    "spectrogram.n_fft=256",
-    "spectrogram.hop=64",
-    "spectrogram.bins=64",
-    "spectrogram.frames=16",
-    "model.unet.filters=[4,6,8]",
-    "data.num_workers=0",
-    "trainer.accelerator=cpu",
-    "trainer.log_every_n_steps=1",
-    "logger=csv",
-]
 
 
 @dataclass

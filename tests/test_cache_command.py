@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TINY
 from stemwise import __version__
 from stemwise.cache import entries, store
+from tiny import TINY
 
 CACHE = Path("data/cache")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TINY
 from stemwise import grammar, model_file
 from stemwise.commands import reproduce
 from stemwise.running import provenance
 from stemwise.running.provenance import FILE
+from tiny import TINY
 
 RUN = Path("run")
 

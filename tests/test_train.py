@@ -13,6 +13,7 @@ import yaml
 
 from stemwise import model_file
 from stemwise.training import SeparatorTraining
+from tiny import TINY
 
 RUN = Path("run")
 
@@ -274,8 +275,6 @@ def test_averaged_weights_are_what_is_validated_and_shipped(train):
 
 def test_python_m_train_and_stemwise_train_are_the_same_command(songs, tmp_path):
     """In processes of their own, as users start them."""
-    from conftest import TINY
-
     keys = ["data=csv", f"data.root={songs}", f"data.train={songs}/train.csv", f"data.valid={songs}/valid.csv", *TINY]
     scores = []
     for number, command in enumerate((["-m", "train"], ["-m", "stemwise.cli", "train"])):
@@ -288,8 +287,6 @@ def test_python_m_train_and_stemwise_train_are_the_same_command(songs, tmp_path)
 @pytest.mark.slow
 def test_two_devices_start_from_the_console_script_too(songs, tmp_path):
     """Lightning starts the second process itself, from what it finds in sys.argv."""
-    from conftest import TINY
-
     keys = ["data=csv", f"data.root={songs}", f"data.train={songs}/train.csv", f"data.valid={songs}/train.csv", *TINY]
     script = Path(sys.executable).with_name("stemwise")
     arguments = [*keys, "hydra.run.dir=run", "trainer.max_steps=2", "trainer.devices=2", "data.batch_size=2"]

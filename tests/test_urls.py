@@ -15,7 +15,6 @@ import pytest
 import soundfile
 import torch
 
-from conftest import TINY
 from stemwise import audio, index, model_file, signals
 from stemwise.cache import entries, storage
 from stemwise.cache.fingerprints import fingerprint, fingerprint_now
@@ -26,6 +25,7 @@ from stemwise.files import stores, streams
 from stemwise.files.places import place
 from stemwise.index import Cell
 from stemwise.spectrogram import Spectrogram
+from tiny import TINY
 
 RATE = 44100
 SETTINGS = Spectrogram(sample_rate=8000, channels=2, n_fft=256, hop=64, bins=64, frames=16)

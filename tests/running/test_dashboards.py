@@ -15,9 +15,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from conftest import TINY
 from stemwise.running import boards, clips
 from stemwise.running.clips import Clip
+from tiny import TINY
 from wandb_runs import OfflineRun
 
 STEMS = ["vocals", "drums", "bass", "other"]

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from conftest import TINY
 from stemwise import model_file, optimizers
 from stemwise.data import StemData
 from stemwise.errors import UserError
@@ -27,6 +26,7 @@ from stemwise.examples import Origin
 from stemwise.running import faults, replay
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
+from tiny import TINY
 
 RUN = Path("run")
 KEYS = ["data.batch_size=2", "data.examples_per_song=3", "trainer.max_steps=5", "optimizer.lr=0.001", "watchdog=null"]

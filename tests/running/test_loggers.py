@@ -21,10 +21,10 @@ import lightning
 import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from conftest import TINY
 from stemwise.running import loggers
 from stemwise.running.loggers import guarded
 from stemwise.training import SeparatorTraining
+from tiny import TINY
 
 RUN = Path("run")
 

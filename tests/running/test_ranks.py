@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import TINY
 from stemwise import model_file
 from stemwise.running import ranks
+from tiny import TINY
 
 # Four examples a step, however many ranks share them. Dropout draws anew on each rank, so it is left out.
 KEYS = ["model.unet.dropout=0", "data.examples_per_song=4", "trainer.max_steps=6", "trainer.val_check_interval=3"]

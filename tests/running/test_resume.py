@@ -17,7 +17,6 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from conftest import TINY
 from stemwise import checks, model_file
 from stemwise.data import StemData
 from stemwise.errors import UserError
@@ -27,6 +26,7 @@ from stemwise.running.checkpoints import CheckpointFiles
 from stemwise.running.meters import CLOCKED
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
+from tiny import TINY
 
 # Epochs of six steps, with everything that draws or remembers: dropout, remix, a schedule, averaged weights.
 KEYS = ["data.batch_size=2", "data.examples_per_song=3", "augment=remix", "scheduler=cosine", "scheduler.T_max=9"]
