@@ -46,8 +46,10 @@ demo: setup
 	@echo "          stemwise separate YOUR_SONG.mp3 --model runs/demo/model.safetensors -o out"
 	@echo "          python -m train data=folders data.root=YOUR_SONGS    (data/folders.md)"
 
+# Two processes share the test files; TESTS= runs all in one, as plain pytest does.
+TESTS ?= -n 2 --dist loadfile --no-loadscope-reorder
 test: setup chromium lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 # Each part is a command of its own, and goes on if another fails.
 BENCHMARKS := ceilings train_speed input_pipeline separate scaling evaluate gpu

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from tiny import TINY
 # The networks here are so small that threads cost more than they give; commands under test inherit it.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# Nor do the few kernels of such a network keep a pool of compilers busy, which each import torch first.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 # A long session of test_fuzz.py, see there.
 settings.register_profile("fuzz", max_examples=int(os.environ.get("STEMWISE_FUZZ", "2000")), print_blob=True)
@@ -33,6 +36,13 @@ settings.register_profile("fuzz", max_examples=int(os.environ.get("STEMWISE_FUZZ
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 WriteSong = Callable[..., Path]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Beside another process (`-n 2`), files with slow tests come first, so that none is left alone with one."""
+    if hasattr(config, "workerinput"):
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
