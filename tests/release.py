@@ -67,7 +67,7 @@ def packed(folder: Path, under: str = "") -> bytes:
 
 def tar(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as file:
+    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=1) as file:
         for info, data in members:
             info.size = info.size or len(data)
             file.addfile(info, io.BytesIO(data))

@@ -11,10 +11,10 @@ if sys.argv[1:]:
     process.keep_freed_memory()
 def step():  # tensors of 40 to 100 MB, as many at once as a training step has
     held = [torch.ones(5_000_000 * (2 + number % 4)) for number in range(8)]
-for _ in range(8):
+for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
+for _ in range(2):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -44,20 +44,19 @@ def test_a_run_that_was_just_made_differs_in_nothing(made, stemwise, songs):
 
 
 @pytest.mark.slow
-def test_the_command_makes_the_same_run_through_a_shell(songs, tmp_path):
-    """The real commands, in processes of their own; a song's name that only quotes hold together."""
+def test_the_command_makes_the_same_run_through_a_shell(stemwise, songs, tmp_path):
+    """The line that is printed, in a real shell; a song's name that only quotes hold together."""
     root = tmp_path / "it's [my] songs"
     keys = ["data=folders", f"data.root={grammar.text(str(root))}", *TINY]
     for split in ("train", "valid"):
         for source in sorted(songs.glob("Song *"))[:2]:
             (root / split).mkdir(parents=True, exist_ok=True)
             (root / split / source.name).symlink_to(source)
-    first = [sys.executable, "-m", "train", *keys, "hydra.run.dir=one", "trainer.max_steps=2", "augment=none"]
-    subprocess.run(first, check=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
-    ask = [sys.executable, "-m", "stemwise.cli", "reproduce", "one"]
-    asked = subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True)
-    assert asked.returncode == 0, asked.stderr
-    line = asked.stdout.strip().replace("stemwise train", f"{shlex.quote(sys.executable)} -m stemwise.cli train", 1)
+    assert stemwise("train", *keys, "hydra.run.dir=one", "trainer.max_steps=2", "augment=none").code == 0
+    asked = stemwise("reproduce", "one")
+    assert asked.code == 0, asked.output
+    command = f"{shlex.quote(sys.executable)} -m stemwise.cli train"
+    line = asked.output.splitlines()[0].replace("stemwise train", command, 1)
     again = subprocess.run(["bash", "-ec", f"{line} hydra.run.dir=two"], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     one, two = (model_file.load(tmp_path / name / "model.safetensors").state_dict() for name in ("one", "two"))

@@ -345,13 +345,18 @@ def test_wishes_that_cannot_be_met_end_before_any_work(stemwise, model_path, tmp
     assert not (tmp_path / "separated").exists()
 
 
+@pytest.fixture(scope="module")
+def long_song(tmp_path_factory):
+    """One that is still being separated when a signal comes."""
+    return write(tmp_path_factory.mktemp("long") / "song.wav", rate=44100, seconds=600)
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)], ids=str
 )
 @pytest.mark.parametrize("clip", separate.CLIPS)
-def test_a_signal_leaves_nothing_half_written(model_path, tmp_path, number, code, clip):
-    song = write(tmp_path / "song.wav", rate=44100, seconds=600)
-    command = [sys.executable, "-m", "stemwise.cli", "separate", song, "-m", model_path, "-o", tmp_path / "out"]
+def test_a_signal_leaves_nothing_half_written(model_path, long_song, tmp_path, number, code, clip):
+    command = [sys.executable, "-m", "stemwise.cli", "separate", long_song, "-m", model_path, "-o", tmp_path / "out"]
     running = subprocess.Popen([*command, "--clip", clip], stderr=subprocess.PIPE, text=True)
     # While modules load, Python itself may drop an exception (in importlib's callbacks): wait until it is at work.
     assert running.stderr.readline().startswith("song.wav: ")

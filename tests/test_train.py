@@ -72,8 +72,7 @@ def test_the_same_seed_gives_the_same_run(train):
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("ema", ["null", "0.9"])
+@pytest.mark.parametrize(("workers", "ema"), [(0, "0.9"), (2, "null")])
 def test_resumed_equals_uninterrupted(train, workers, ema):
     """Stopped in the middle of an epoch, with dropout, remix, a schedule and averaged weights: bit for bit."""
     keys = ["data.batch_size=2", "data.examples_per_song=3", "augment=remix", "scheduler=cosine", f"ema={ema}"]
@@ -105,21 +104,22 @@ def test_a_resumed_run_accumulates_as_an_uninterrupted_one(train):
 
 @pytest.mark.slow
 def test_compiled_runs_resume_and_leave_the_same_files(train):
-    """That the weights are those of an uninterrupted run is not held here: compiled, they are not to the last digit."""
-    keys = ["compile=default", "stem_names=[vocals]", "ema=0.9", "data.batch_size=2", "trainer.val_check_interval=4"]
-    whole = train("hydra.run.dir=whole", "trainer.max_steps=5", *keys)
-    train("hydra.run.dir=parts", "trainer.max_steps=2", *keys)
-    resumed = train("hydra.run.dir=parts", "trainer.max_steps=5", "ckpt_path=last", *keys)
-    assert (whole.code, resumed.code) == (0, 0), resumed.output
-    assert "compile=default: compiling the networks" in whole.output
-    assert "The first pass took " in whole.output
-    one, other = (torch.load(Path(name) / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "parts"))
+    """As a plain run leaves them. The weights are not held against it: compiled, they are not to the last digit."""
+    keys = ["stem_names=[vocals]", "ema=0.9", "data.batch_size=2", "trainer.val_check_interval=4"]
+    keys += ["model.unet.filters=[4,6]"]
+    plain = train("hydra.run.dir=plain", "trainer.max_steps=5", *keys)
+    parts = train("hydra.run.dir=parts", "trainer.max_steps=2", "compile=default", *keys)
+    resumed = train("hydra.run.dir=parts", "trainer.max_steps=5", "ckpt_path=last", "compile=default", *keys)
+    assert (plain.code, parts.code, resumed.code) == (0, 0, 0), resumed.output
+    assert "compile=default: compiling the networks" in parts.output
+    assert "The first pass took " in parts.output
+    one, other = (torch.load(Path(name) / "checkpoints/last.ckpt", weights_only=True) for name in ("plain", "parts"))
     assert one["global_step"] == other["global_step"] == 5
     for part in ("state_dict", "current_model_state"):
         assert one[part].keys() == other[part].keys()
-    plain = train("hydra.run.dir=parts", "trainer.max_steps=6", "ckpt_path=last", *keys[1:])
-    assert plain.code == 0, plain.output
-    assert model_file.load(Path("whole/model.safetensors")).stems == ("vocals",)
+    assert model_file.load(Path("parts/model.safetensors")).stems == ("vocals",)
+    further = train("hydra.run.dir=parts", "trainer.max_steps=6", "ckpt_path=last", *keys)
+    assert further.code == 0, further.output
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(train, monkeypatch):
@@ -273,15 +273,15 @@ def test_averaged_weights_are_what_is_validated_and_shipped(train):
     assert not torch.equal(shipped, checkpoint["current_model_state"][name])
 
 
-def test_python_m_train_and_stemwise_train_are_the_same_command(songs, tmp_path):
-    """In processes of their own, as users start them."""
+def test_python_m_train_and_stemwise_train_are_the_same_command(stemwise, songs, tmp_path):
+    """The one in a process of its own, as users start it."""
     keys = ["data=csv", f"data.root={songs}", f"data.train={songs}/train.csv", f"data.valid={songs}/valid.csv", *TINY]
-    scores = []
-    for number, command in enumerate((["-m", "train"], ["-m", "stemwise.cli", "train"])):
-        arguments = [*keys, f"hydra.run.dir={tmp_path}/{number}", "trainer.max_steps=2"]
-        subprocess.run([sys.executable, *command, *arguments], check=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
-        scores.append(model_file.read(tmp_path / str(number) / "model.safetensors")[1])
-    assert scores[0] == scores[1]
+    keys.append("trainer.max_steps=2")
+    assert stemwise("train", *keys, "hydra.run.dir=one").code == 0
+    command = [sys.executable, "-m", "train", *keys, "hydra.run.dir=two"]
+    subprocess.run(command, check=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    one, two = (model_file.read(tmp_path / name / "model.safetensors")[1] for name in ("one", "two"))
+    assert one == two
 
 
 @pytest.mark.slow

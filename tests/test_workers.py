@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stemwise import workers
 from stemwise.training import SeparatorTraining
@@ -62,8 +63,9 @@ def test_a_worker_that_dies_as_it_hands_over_a_batch_is_dead() -> None:
     assert workers.is_death(caught.value)
 
 
-def test_the_signal_is_known_where_torch_only_sees_that_a_worker_is_gone() -> None:
-    """It looks by itself where no SIGCHLD has come yet."""
+def test_the_signal_is_known_where_torch_only_sees_that_a_worker_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks by itself where no SIGCHLD has come yet: every five seconds, here more often."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
     loader = workers.Loader(range(100), batch_size=None, num_workers=1)
     batches = iter(loader)
     next(batches)

@@ -3,12 +3,17 @@
 import csv
 import errno
 import fcntl
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,12 +89,19 @@ def assert_equal(one, other):
     assert rows(one) == rows(other)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def whole(train):
-    """The run that was never stopped."""
-    done = train("hydra.run.dir=whole", *KEYS)
-    assert done.code == 0, done.output
-    return "whole"
+def whole(train, kept):
+    """The run that was never stopped: made once for all tests that compare with it."""
+    if not (kept / "done").exists():
+        done = train(f"hydra.run.dir={kept}/whole", *KEYS)
+        assert done.code == 0, done.output
+        (kept / "done").touch()
+    return kept / "whole"
 
 
 @pytest.mark.slow
@@ -521,40 +533,37 @@ def test_every_bit_of_a_checkpoint_is_watched(tmp_path):
         assert checkpoints.fault(path)
 
 
-SAVES = """
-import sys, torch
-from pathlib import Path
-from types import SimpleNamespace
-from stemwise.running.checkpoints import CheckpointFiles, Checkpoints
-run = Path(sys.argv[1])
-files = CheckpointFiles()
-ours = Checkpoints(run, files, None)
-trainer = SimpleNamespace(is_global_zero=True, loggers=[])
-for step in range(10**9):
-    trainer.global_step = step
-    checkpoint = {"step": step, "weights": torch.full((300_000,), step)}
-    trainer.save_checkpoint = lambda path: files.save_checkpoint(checkpoint, path)
-    ours.save(trainer, validation_due=False)
-    print(step, flush=True)
-"""
+def saves_for_ever(run: Path, said: Connection) -> None:
+    files = CheckpointFiles()
+    ours = checkpoints.Checkpoints(run, files, interrupts.Interrupts())
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[])
+    for step in itertools.count():
+        trainer.global_step = step
+        checkpoint = {"step": step, "weights": torch.full((300_000,), step)}
+        trainer.save_checkpoint = partial(files.save_checkpoint, checkpoint)
+        ours.save(trainer, validation_due=False)
+        said.send(step)
 
 
-@pytest.mark.slow
 def test_a_kill_while_saving_leaves_the_one_before(tmp_path):
     """At random moments; what was said to be saved is there, or a later one."""
-    draw = random.Random(1)
-    for _ in range(5):
-        process = subprocess.Popen([sys.executable, "-c", SAVES, tmp_path], stdout=subprocess.PIPE, text=True)
-        assert process.stdout
-        process.stdout.readline()
+    draw, fork = random.Random(1), get_context("fork")
+    for _ in range(10):
+        ours, theirs = fork.Pipe(duplex=False)
+        process = fork.Process(target=saves_for_ever, args=(tmp_path, theirs))
+        process.start()
+        theirs.close()
+        said = [ours.recv()]
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
-        said = [int(line) for line in process.stdout.read().split()]
-        process.wait()
+        with suppress(EOFError):
+            while True:
+                said.append(ours.recv())
+        process.join()
         found = checkpoints.newest(tmp_path)
         assert found
         loaded = torch.load(found, weights_only=True)
-        assert loaded["step"] >= (said[-1] if said else 0)
+        assert loaded["step"] >= said[-1]
         assert torch.equal(loaded["weights"], torch.full((300_000,), loaded["step"]))
 
 

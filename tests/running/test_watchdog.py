@@ -141,7 +141,7 @@ def test_each_phase_of_a_training_is_known(train, monkeypatch):
             trainer = running[0] if running else None
             if trainer and trainer.global_step >= step and trainer.state.fn == "fit" and phase not in hung:
                 hung.add(phase)
-                time.sleep(1.5)
+                time.sleep(1)
             return inner(self, *arguments, **options)
 
         monkeypatch.setattr(owner, name, slow)
