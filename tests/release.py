@@ -1,13 +1,25 @@
-"""A release of Spleeter's models on loopback, for tests of what fetches them."""
+"""A release of Spleeter's models on loopback, and what tests of what fetches them have in common."""
 
 import hashlib
 import io
 import json
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import pytest
+import torch
+
+from stemwise import download, pretrained
+from stemwise.errors import UserError
+from stemwise.masks import MaskRule
+from stemwise.separator import Separator
+from stemwise.spectrogram import Spectrogram
+from stemwise.spleeter import model as spleeter_model
+from stemwise.unet import UNetSettings
 
 FOLDER = "/deezer/spleeter/releases/download/v1.4.0/"
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -72,3 +84,48 @@ def tar(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
             info.size = info.size or len(data)
             file.addfile(info, io.BytesIO(data))
     return content.getvalue()
+
+
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Server]:
+    """A server to which the environment leads; what is fetched goes to `cache`."""
+    server = Server()
+    redirect(monkeypatch, server.host, cache)
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def redirect(monkeypatch: pytest.MonkeyPatch, host: str, cache: Path) -> None:
+    for name in ("GITHUB_REPOSITORY", "GITHUB_RELEASE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GITHUB_HOST", host)
+    monkeypatch.setenv("STEMWISE_CACHE", str(cache))
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(download, "READ_SECONDS", 0.25)
+
+
+def small_model() -> Separator:
+    torch.manual_seed(0)
+    settings = UNetSettings(filters=(2, 2, 2, 2, 2, 2))
+    return Separator(["vocals", "accompaniment"], Spectrogram(), settings, MaskRule()).eval()
+
+
+def small_archive(folder: Path) -> bytes:
+    """Its archive; `folder` gets what is in it."""
+    spleeter_model.write(small_model(), folder)
+    return packed(folder)
+
+
+def left(folder: Path) -> list[str]:
+    """What lies in a cache, without the locks."""
+    files = [file for file in folder.rglob("*") if not file.is_dir()]
+    assert not [file for file in folder.rglob(".*") if file.is_dir()], "a temporary folder was left"
+    return sorted(file.name for file in files if file.suffix != ".lock")
+
+
+def refused(name: str = "spleeter:2stems") -> str:
+    with pytest.raises(UserError) as error:
+        pretrained.path(name)
+    return str(error.value)
