@@ -1,5 +1,6 @@
 # make demo: the main job on songs that the project composes itself. make test: everything that CI checks.
 # make bench: every comparison of speed, an hour on two cores (benchmarks/README.md).
+# make docs: the documentation as a site in site/, which opens without a server.
 # All do all of the set-up themselves; a second run starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ BIN := .venv/bin
 sudo = $$(test "$$(id -u)" = 0 || echo sudo -n)
 apt = $(sudo) apt-get update -qq && $(sudo) apt-get install -y -qq $(1)
 
-.PHONY: setup demo test bench lint types clean ffmpeg chromium
+.PHONY: setup demo test bench docs lint types clean ffmpeg chromium
 
 setup: .venv/installed ffmpeg
 
@@ -62,6 +63,10 @@ bench: setup
 	$(BIN)/python benchmarks/summary.py || failed="$$failed summary"; \
 	test -z "$$failed" || { echo "These failed:$$failed"; exit 1; }
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open site/index.html"
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,4 +75,4 @@ types: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv build dist site src/*.egg-info

@@ -1,4 +1,4 @@
-"""What the README tells a new user to type, typed."""
+"""What the README and its pages tell a new user to type, typed."""
 
 import os
 import re
@@ -20,12 +20,13 @@ from stemwise.spectrogram import Spectrogram
 from stemwise.spleeter import model as spleeter_model
 from stemwise.unet import UNetSettings
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def block(heading: str, language: str) -> str:
-    """The first block of code in `language` below a heading."""
-    return re.search(rf"^## {heading}$.*?^```{language}\n(.*?)^```$", README, re.M | re.S)[1]
+def block(page: str, heading: str, language: str) -> str:
+    """The first block of code in `language` below a heading of a page."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    return re.search(rf"^#+ {heading}$.*?^```{language}\n(.*?)^```$", text, re.M | re.S)[1]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def song(path: Path, seconds: float) -> torch.Tensor:
 @pytest.mark.slow
 def test_from_install_to_karaoke_track(release, tmp_path):
     mixture = song(tmp_path / "song.mp3", 3)
-    commands = block("Take songs apart", "sh").splitlines()
+    commands = block("README.md", "Take songs apart", "sh").splitlines()
     assert commands[1] == "pip install -c constraints.txt ."  # which made the environment of this test
     done = subprocess.run(["bash", "-ec", "\n".join(commands[2:])], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -86,7 +87,7 @@ def test_fine_tuning_from_a_model_by_name(release, tmp_path):
         rows.append(",".join(f"{number}_{stem}.wav" for stem in ("mix", "vocals", "accompaniment")) + ",3")
     for split in ("train", "valid"):
         (tmp_path / f"{split}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    command = block("From Spleeter, and back", "sh").splitlines()[0]
+    command = block("docs/spleeter.md", "From Spleeter, and back", "sh").splitlines()[0]
     quick = "logger=[] trainer.max_steps=1 data.batch_size=1 trainer.limit_val_batches=1 optimizer.lr=0"
     quick += " data.num_workers=0 spectrogram.frames=64"
     command = command.replace("python", sys.executable, 1) + f" hydra.run.dir=run {quick}"
@@ -100,7 +101,7 @@ def test_fine_tuning_from_a_model_by_name(release, tmp_path):
 @pytest.mark.slow
 def test_separating_from_python(release, tmp_path):
     waveform = song(tmp_path / "song.mp3", 2)
-    code = block("Take songs apart", "python").replace("4stems", "2stems")
+    code = block("docs/separating.md", "From Python", "python").replace("4stems", "2stems")
     known: dict = {"waveform": waveform.numpy()}
     exec(code, known)
     assert list(known["stems"]) == ["vocals", "no_vocals"]  # of the last line

@@ -69,7 +69,7 @@ def find(
 ) -> dict[str, Index]:
     """Indexes of the demo songs below `root`, per split; composes those that are not there yet.
 
-    `songs` says how many each of train, valid and test has (24, 2 and 3 by default; a split without songs is
+    `songs` says how many each of train, valid and test has (24, 2 and 2 by default; a split without songs is
     left out), `seconds` how long each is. More songs are added to those that are there; another length or
     seed replaces them. Processes that ask at the same time wait for each other.
 
