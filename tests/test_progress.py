@@ -28,3 +28,9 @@ def test_slow_work_says_how_far_it_is_and_how_long_it_takes(monkeypatch):
     assert lines[0] == "song: 0/4"
     assert lines[-1].startswith("song: 4/4 in ")
     assert any(line.endswith(" s left") for line in lines[1:-1])
+
+
+def test_a_pipe_is_no_terminal_whatever_the_environment_says(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert list(progress.track(range(4), what="song", total=4)) == [0, 1, 2, 3]
+    assert capsys.readouterr() == ("", "")

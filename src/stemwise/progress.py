@@ -1,5 +1,6 @@
 """One progress bar for everything that takes longer than two seconds."""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -26,7 +27,8 @@ def track(items: Iterable[T], *, what: str, total: int) -> Iterator[T]:
     A terminal gets a live bar; anything else (a log file, CI) gets a plain line every ten seconds, and
     nothing at all if the work takes less than two seconds.
     """
-    console = Console(stderr=True)
+    # Not as Rich would tell: FORCE_COLOR, which notebooks set for the commands they start, makes no terminal of a pipe.
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     shown = _live(items, what, total, console) if console.is_terminal else _lines(items, what, total)
     yield from shown
 
