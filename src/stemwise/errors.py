@@ -9,6 +9,10 @@ class UserError(ValueError):
     It says where (file and row, or config key), what is wrong, what was found, and what to do.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show instead of a traceback: the message, as on the command line."""
+        return [f"UserError: {self}"]
+
 
 def raise_all(problems: Sequence[str], *, heading: str) -> None:
     """Raises one `UserError` that lists all `problems` under `heading`; returns if there are none."""
