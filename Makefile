@@ -1,6 +1,7 @@
 # make demo: the main job on songs that the project composes itself. make test: everything that CI checks.
 # make bench: every comparison of speed, an hour on two cores (benchmarks/README.md).
 # make docs: the documentation as a site in site/, which opens without a server.
+# make notebooks: runs the notebooks from start to end, and keeps them with their pictures and sounds.
 # All do all of the set-up themselves; a second run starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ BIN := .venv/bin
 sudo = $$(test "$$(id -u)" = 0 || echo sudo -n)
 apt = $(sudo) apt-get update -qq && $(sudo) apt-get install -y -qq $(1)
 
-.PHONY: setup demo test bench docs lint types clean ffmpeg chromium
+.PHONY: setup demo test bench docs notebooks lint types clean ffmpeg chromium
 
 setup: .venv/installed ffmpeg
 
@@ -66,6 +67,11 @@ bench: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "Open site/index.html"
+
+notebooks: setup
+	$(BIN)/python -m nbconvert --log-level WARN --to notebook --execute --output-dir runs/notebooks notebooks/*.ipynb
+	@echo
+	@echo "Look and listen:  $(BIN)/jupyter lab runs/notebooks"
 
 lint: setup
 	$(BIN)/ruff check .
