@@ -420,6 +420,19 @@ def test_a_stem_of_almost_the_length_passes(seconds: float, root: Path, write_so
     index.check(index.read(write_csv(root, HEADER, row("One")), root), STEMS, {})
 
 
+@pytest.mark.parametrize("wrong", ["mixture", "vocals", "bass"])
+def test_the_file_that_differs_is_named_and_not_all_others(wrong: str, root: Path, write_song) -> None:
+    write_song(root / "Two", {"bass": None})
+    write_song(root / "Two", {wrong: None}, seconds=0.3)
+    header = "mix_path,vocals_path,drums_path,bass_path" if wrong == "mixture" else "bass_path,vocals_path,drums_path"
+    names = [name.removesuffix("_path").replace("mix", "mixture") for name in header.split(",")]
+    path = write_csv(root, header, ",".join(f"Two/{name}.wav" for name in names))
+    with pytest.raises(UserError) as caught:
+        index.check(index.read(path, root), tuple(name for name in names if name != "mixture"), {})
+    assert "1 problem\n" in str(caught.value)
+    assert f"Two/{wrong}.wav lasts 0.30 s, Two/" in str(caught.value)
+
+
 def test_lengths_are_compared_in_seconds_across_sample_rates(root: Path, write_song) -> None:
     write_song(root / "One", {"drums": None}, sample_rate=22050)
     index.check(index.read(write_csv(root, HEADER, row("One")), root), STEMS, {})

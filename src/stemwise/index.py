@@ -376,11 +376,16 @@ def _track_problems(where: str, root: Place, cells: list[Cell], found: Mapping[F
             )
         else:
             lengths[cell] = info.seconds
-    for cell, seconds in lengths.items():
-        reference = lengths.get(cells[0], seconds)
-        if abs(seconds - reference) > TOLERANCE:
-            problems.append(
-                f"{where}: {cell.text(root)} lasts {seconds:.2f} s, {cells[0].text(root)} {reference:.2f} s. "
-                "Export both with the same start and end."
-            )
+    if lengths:
+        usual = max(lengths, key=lambda cell: sum(_is_close(lengths[cell], other) for other in lengths.values()))
+        problems += [
+            f"{where}: {cell.text(root)} lasts {seconds:.2f} s, {usual.text(root)} {lengths[usual]:.2f} s. "
+            "Export both with the same start and end."
+            for cell, seconds in lengths.items()
+            if not _is_close(seconds, lengths[usual])
+        ]
     return problems
+
+
+def _is_close(one: float, other: float) -> bool:
+    return abs(one - other) <= TOLERANCE
