@@ -69,7 +69,8 @@ docs: setup
 	@echo "Open site/index.html"
 
 notebooks: setup
-	$(BIN)/python -m nbconvert --log-level WARN --to notebook --execute --output-dir runs/notebooks notebooks/*.ipynb
+	$(BIN)/python -m nbconvert --log-level WARN --KernelManager.transport_encryption=auto \
+		--to notebook --execute --output-dir runs/notebooks notebooks/*.ipynb
 	@echo
 	@echo "Look and listen:  $(BIN)/jupyter lab runs/notebooks"
 
