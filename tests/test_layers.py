@@ -34,7 +34,7 @@ GROUND = {
 MODEL = {
     "signals": {"audio", "index", "spectrogram"},
     "cache": {"audio", "errors", "files", "index", "progress", "signals", "spectrogram"},
-    "catalogue": {"errors", "files", "index"},
+    "catalogue": {"cache", "errors", "files", "index", "progress"},
     "examples": {"augment", "cache", "catalogue", "sharing", "signals", "spectrogram"},
     "separator": {"errors", "masks", "spectrogram", "unet", "wiener"},
     "model_file": {"errors", "masks", "separator", "spectrogram", "unet"},
@@ -77,7 +77,6 @@ TRAINING = {
         "examples",
         "files",
         "index",
-        "progress",
         "sharing",
         "spectrogram",
         "workers",

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from stemwise import index
+from stemwise import index, progress
+from stemwise.cache import fingerprints
 from stemwise.errors import UserError
 from stemwise.files.places import Place, Url
 from stemwise.index import Index, Signal
@@ -84,19 +86,6 @@ class Catalogue:
             self._checked[split] = index.check(self.index(split), self.stems, self.sums)
         return self._checked[split]
 
-    def take(self, split: str, seconds: Sequence[float | None]) -> None:
-        """Takes over the tracks' lengths from a process that has checked the index, in place of looking at the files.
-
-        Raises `UserError` if that was another index.
-        """
-        found = self.index(split)
-        if len(seconds) != len(found.tracks):
-            raise UserError(
-                f"{found.source}: has {len(found.tracks)} songs here and {len(seconds)} where the first rank reads it. "
-                "Leave it alone while ranks start, and see that all machines have the same."
-            )
-        self._checked[split] = index.measured(found, seconds)
-
     @property
     def complete(self) -> bool:
         """Whether the stems together are the whole mixture, as far as the index to train with tells."""
@@ -115,6 +104,38 @@ class Catalogue:
     def keep(self, split: str, songs: list[Song]) -> None:
         """Leaves out all other songs of a split."""
         self._songs[split] = songs
+
+    def findings(self, splits: Sequence[str], cached: bool) -> dict[str, Any]:
+        """What there is to know about these splits when all of their files were looked at, as plain values.
+
+        With `cached`, the fingerprints of local files as well. Raises `UserError` as `checked` does.
+        """
+        indexes = {split: self.checked(split) for split in splits}
+        seconds = {split: [track.duration for track in found.tracks] for split, found in indexes.items()}
+        files = self._files(splits, cached)
+        reading = progress.track(files, what="Reading parts of files", total=len(files))
+        return {"seconds": seconds, "marks": [fingerprints.mark(file) for file in reading]}
+
+    def take(self, found: Mapping[str, Any], cached: bool) -> None:
+        """Takes over what another process found, in place of looking. Raises `UserError` if its index is another."""
+        for split, seconds in found["seconds"].items():
+            self._checked[split] = self._measured(self.index(split), seconds)
+        for file, mark in zip(self._files(list(found["seconds"]), cached), found["marks"], strict=True):
+            fingerprints.take(file, mark)
+
+    def _measured(self, found: Index, seconds: Sequence[float | None]) -> Index:
+        if len(seconds) != len(found.tracks):
+            raise UserError(
+                f"{found.source}: has {len(found.tracks)} songs here and {len(seconds)} where the first rank reads it. "
+                "Leave it alone while ranks start, and see that all machines have the same."
+            )
+        return index.measured(found, seconds)
+
+    def _files(self, splits: Sequence[str], cached: bool) -> list[Place]:
+        """The files behind URLs and, with `cached`, all others, each once and in the same order in every process."""
+        songs = [song for split in splits for song in self.songs(split)]
+        cells = [cell.path for song in songs for signal in (song.mixture, *song.stems) for cell in signal]
+        return [path for path in dict.fromkeys(cells) if cached or isinstance(path, Url)]
 
     def write(self, folder: Path) -> None:
         """Writes the index CSVs that were checked."""

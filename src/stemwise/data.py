@@ -10,7 +10,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import examples, progress, sharing, workers
+from stemwise import examples, sharing, workers
 from stemwise.augment import Augmentation
 from stemwise.cache import entries, fingerprints, storage, upkeep
 from stemwise.cache.store import Cache, Direct, Source
@@ -18,7 +18,7 @@ from stemwise.catalogue import Catalogue, Find, Song, Sums
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops
 from stemwise.files import places
-from stemwise.files.places import Place, Url
+from stemwise.files.places import Place
 from stemwise.index import Index, Signal
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
@@ -146,25 +146,10 @@ class StemData(lightning.LightningDataModule):
         """Of several ranks, the first looks at the files, and the others take over what it found."""
         rank, ranks = self._ranks()
         if ranks > 1 and not self._looked:
-            found = sharing.from_first("songs", rank, self._findings)
-            for split, seconds in found["seconds"].items():
-                self.catalogue.take(split, seconds)
-            for place, mark in zip(self._places(), found["marks"], strict=True):
-                fingerprints.take(place, mark)
+            cached = self.cache is not None
+            found = sharing.from_first("songs", rank, lambda: self.catalogue.findings(SPLITS, cached))
+            self.catalogue.take(found, cached)
         self._looked = True
-
-    def _findings(self) -> dict[str, Any]:
-        """What is known about the songs after all of their files were looked at, as plain values."""
-        seconds = {split: [track.duration for track in found.tracks] for split, found in self.indexes().items()}
-        places = self._places()
-        reading = progress.track(places, what="Reading parts of files", total=len(places))
-        return {"seconds": seconds, "marks": [fingerprints.mark(place) for place in reading]}
-
-    def _places(self) -> list[Place]:
-        """The files that stand for spectrograms or lie behind URLs, in the same order on all ranks."""
-        songs = [song for _, song in self._songs_to_learn()]
-        cells = [cell.path for song in songs for signal in (song.mixture, *song.stems) for cell in signal]
-        return [path for path in dict.fromkeys(cells) if self.cache is not None or isinstance(path, Url)]
 
     def build_cache(self, part: int, parts: int) -> tuple[int, int]:
         """Builds share `part`, from 0 on, of `parts`; returns how many entries are there then, and of how many."""
@@ -306,10 +291,15 @@ class StemData(lightning.LightningDataModule):
         total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return int(total.processed)
 
+    @property
+    def shown(self) -> int:
+        """Examples that were shown since the run began, on all ranks."""
+        batches, shown = self._origin
+        return shown + (self._batches() - batches) * self.batch_size * self._ranks()[1]
+
     def state_dict(self) -> dict[str, Any]:
         """Counts examples, not batches: a run may go on with another number of ranks."""
-        batches, shown = self._origin
-        return {"shown": shown + (self._batches() - batches) * self.batch_size * self._ranks()[1]}
+        return {"shown": self.shown}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict["shown"]

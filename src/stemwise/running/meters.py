@@ -12,6 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from stemwise.data import StemData
 from stemwise.training import SeparatorTraining
 
 log = logging.getLogger(__name__)
@@ -95,8 +96,9 @@ class Meters(Callback):
 
 
 def _shown(trainer: lightning.Trainer) -> int:
-    """Examples that were shown since the run began, on all ranks."""
-    return int(trainer.datamodule.state_dict()["shown"])  # type: ignore[attr-defined]
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, StemData)
+    return data.shown
 
 
 def _waited(trainer: lightning.Trainer) -> float:

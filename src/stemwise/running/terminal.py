@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
+from stemwise.data import StemData
 from stemwise.running import callbacks
 from stemwise.training import SeparatorTraining
 
@@ -23,13 +24,13 @@ class Rate:
 
     def __init__(self, trainer: lightning.Trainer) -> None:
         self.first_step, self.start = trainer.global_step, time.monotonic()
-        self.first_example = _shown(trainer)
+        self.first_example = _data(trainer).shown
 
     def steps(self, trainer: lightning.Trainer) -> float:
         return (trainer.global_step - self.first_step) / max(time.monotonic() - self.start, 1e-9)
 
     def examples(self, trainer: lightning.Trainer) -> float:
-        return (_shown(trainer) - self.first_example) / max(time.monotonic() - self.start, 1e-9)
+        return (_data(trainer).shown - self.first_example) / max(time.monotonic() - self.start, 1e-9)
 
     def left(self, trainer: lightning.Trainer) -> str:
         """The time left, or nothing where there is no last step."""
@@ -37,8 +38,10 @@ class Rate:
         return duration((trainer.max_steps - trainer.global_step) / rate) if trainer.max_steps > 0 and rate else ""
 
 
-def _shown(trainer: lightning.Trainer) -> int:
-    return int(trainer.datamodule.state_dict()["shown"])  # type: ignore[attr-defined]
+def _data(trainer: lightning.Trainer) -> StemData:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, StemData)
+    return data
 
 
 def _module(trainer: lightning.Trainer) -> SeparatorTraining:
