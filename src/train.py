@@ -183,11 +183,6 @@ def _plugins(cfg: DictConfig) -> list[Any]:
     return [*plugins, SynchronizedNorms()] if cfg.trainer.sync_batchnorm else plugins
 
 
-def _shows_bar(cfg: DictConfig) -> bool:
-    wanted = cfg.trainer.enable_progress_bar
-    return sys.stderr.isatty() if wanted is None else wanted
-
-
 def _callbacks(cfg: DictConfig, folder: Path, files: Any, loggers: Sequence[Any]) -> list[Any]:
     from lightning.pytorch import callbacks as lightnings
 
@@ -202,9 +197,10 @@ def _callbacks(cfg: DictConfig, folder: Path, files: Any, loggers: Sequence[Any]
         parts.append(callbacks.EMA(decay=cfg.ema))
     # Even where nothing is logged: a run may go on with a logger that began without one.
     parts += [meters.Meters(), media.Media(**cfg.media)]
-    if _shows_bar(cfg):
+    wanted = cfg.trainer.enable_progress_bar is not False
+    if wanted and terminal.can_draw():
         parts.append(terminal.Bar())
-    elif not sys.stderr.isatty():
+    elif wanted or not sys.stderr.isatty():
         parts.append(terminal.Lines())
     keep = cfg.checkpoints
     parts.append(checkpoints.Checkpoints(folder, files, signals, keep.every, keep.last))

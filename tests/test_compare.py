@@ -39,6 +39,7 @@ def test_two_evaluations_become_a_page_and_tables(stemwise, evaluations):
         (["one", "two", "--songs", "-1"], "--songs -1: less than none"),
         (["one", "none"], "none: no such folder"),
         (["one", "empty"], "empty: no evaluation.json, so no evaluation"),
+        (["one", "two", "-o", "two"], "-o two: holds an evaluation, whose page this would replace"),
         (["one", "two", "-o", "file"], "file/comparison.csv: cannot be written"),
     ],
 )

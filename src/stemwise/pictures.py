@@ -120,7 +120,8 @@ def boxes(values: Mapping[str, Sequence[float]], unit: str) -> Image.Image:
     finite = {name: np.array([v for v in some if np.isfinite(v)]) for name, some in values.items()}
     every = np.concatenate([*finite.values(), [0.0]])
     low, high = float(every.min()) - 1, float(every.max()) + 1
-    column, height = 90, 300
+    column = max([90, *(round(_font(12).getlength(name)) + 12 for name in finite)])
+    height = 300
     picture = Image.new("RGB", (LEFT + column * len(finite) + 12, TOP + height + BOTTOM), PAPER)
     draw = ImageDraw.Draw(picture)
 
@@ -136,8 +137,8 @@ def boxes(values: Mapping[str, Sequence[float]], unit: str) -> Image.Image:
         if len(some):
             quartiles = np.quantile(some, (0, 0.25, 0.5, 0.75, 1))
             _box(draw, middle, [row(value) for value in some], [row(value) for value in quartiles])
-        _text(draw, (middle, TOP + height + 8), f"{name[:12]}", "mt")
-        _text(draw, (middle, TOP + height + 22), f"{len(some)} songs", "mt", size=10)
+        _text(draw, (middle, TOP + height + 18), name, "ms")
+        _text(draw, (middle, TOP + height + 32), f"{len(some)} songs", "ms", size=10)
     return picture
 
 

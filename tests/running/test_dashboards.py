@@ -9,14 +9,16 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from stemwise.running import boards, clips
+from stemwise.running import boards, clips, media
 from stemwise.running.clips import Clip
+from stemwise.training import SeparatorTraining
 from tiny import TINY
 from wandb_runs import OfflineRun
 
@@ -194,10 +196,37 @@ def clip(number: int, **sdr: float) -> Clip:
 
 
 def test_the_worst_song_comes_first_and_silence_is_no_number():
-    lines = boards.table([clip(0, vocals=3.0, bass=1.0), clip(1, vocals=-2.0, bass=np.nan)]).splitlines()
+    silent = Clip(1, "<b>a\nsilent song", {"vocals": np.nan, "bass": np.nan, "mean": np.nan}, "mp3", {}, {})
+    songs = [clip(0, vocals=3.0, bass=1.0), silent, clip(2, vocals=-2.0, bass=np.nan)]
+    lines = boards.table(songs).splitlines()
     assert lines[0] == "| song | vocals | bass | mean |"
-    assert lines[2] == "| 2 a¦b 1 | -2.00 | nan | -2.00 |"
+    assert lines[2] == "| 3 a¦b 2 | -2.00 | nan | -2.00 |"
     assert lines[3].endswith("| 3.00 | 1.00 | 2.00 |")
+    assert lines[4:] == ["| 2 &lt;b&gt;a silent song | nan | nan | nan |"]
+
+
+def test_a_picture_that_fails_costs_the_pictures_and_not_the_logger(monkeypatch, caplog):
+    def fail(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(boards, "show", fail)
+    trainer = SimpleNamespace(
+        world_size=1, is_global_zero=True, loggers=["one", "two"],
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=3)),
+    )  # fmt: skip
+    shown = media.Media(every=1, songs=1, seconds=1)
+    shown._due, shown._clips = True, [clip(0, vocals=1.0)]
+    module = Mock(spec=SeparatorTraining)
+    module.separator = SimpleNamespace(spectrogram=SimpleNamespace(sample_rate=8000))
+    shown.on_validation_epoch_end(trainer, module)
+    assert caplog.text.count("media: OSError: no room. Training goes on without sounds and pictures.") == 1
+    shown.on_validation_start(
+        SimpleNamespace(
+            sanity_checking=False, max_steps=9, global_step=3, loggers=["one"],
+            strategy=SimpleNamespace(reduce_boolean_decision=lambda found: found),
+        ), module,
+    )  # fmt: skip
+    assert module.clip == 0
 
 
 def test_charts_are_found_by_whole_names():

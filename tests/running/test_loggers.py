@@ -89,10 +89,15 @@ def test_wandb_is_online_with_a_key_that_its_server_takes(server, tmp_path, capl
 
 def test_a_run_that_goes_on_keeps_its_id(no_login, tmp_path):
     assert loggers.earlier_run(tmp_path) is None
-    for number, name in enumerate(("offline-run-20261123_070000-first", "run-20261123_060000-second")):
+    for number, name in enumerate(("offline-run-20261123_070000-first", "run-20261123_060000-my-own-id")):
         (tmp_path / "wandb" / name).mkdir(parents=True)
         os.utime(tmp_path / "wandb" / name, (number, number))
-    assert loggers.wandb("stemwise", str(tmp_path))._wandb_init["id"] == "second"
+    assert loggers.wandb("stemwise", str(tmp_path))._wandb_init["id"] == "my-own-id"
+
+
+def test_wandb_is_offline_where_a_key_says_so(server, tmp_path):
+    assert loggers.wandb("stemwise", str(tmp_path), offline=True)._offline is True
+    assert not server.asked
 
 
 def test_wandb_obeys_its_own_variable(server, tmp_path, monkeypatch):

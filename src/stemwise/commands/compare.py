@@ -68,11 +68,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from stemwise.evaluation import results
+
     folders = [folder.resolve() for folder in options.folders]
     if len(folders) < 2:
         raise UserError(f"{options.folders[0]}: one evaluation has nothing to be compared with. Name two or more.")
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise UserError(f"{twice}: named twice. Name each evaluation once.")
+    if (options.output / results.FILE).exists():
+        raise UserError(
+            f"-o {options.output}: holds an evaluation, whose page this would replace. Name another folder."
+        )
     if options.songs < 0:
         raise UserError(f"--songs {options.songs}: less than none. Give how many songs to listen to, or 0.")
 

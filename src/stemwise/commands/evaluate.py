@@ -115,6 +115,7 @@ def _name(given: str, checkpoint: Path) -> str:
 def _write(evaluation: "Evaluation", scores: "Scores") -> None:
     """Leaves the tables in the folder, and prints the one of medians."""
     from stemwise.evaluation import results, tables
+    from stemwise.report import page
 
     folder, about = evaluation.folder, evaluation.about
     table = scores.table(about.stems)
@@ -127,14 +128,8 @@ def _write(evaluation: "Evaluation", scores: "Scores") -> None:
         "scores.json": values,
         "scores.csv": tables.songs_csv(evaluation),
     }
-    try:
-        for file, text in texts.items():
-            # A song's name may be no Unicode.
-            (folder / file).write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(
-            f"output={folder}: cannot be written ({error.strerror}). Choose another folder, or make room."
-        ) from None
+    for file, text in texts.items():
+        page.replace(folder / file, text)
     print(f"\n{heading}\n\n{table}\n")
     if scores.silent:
         songs = "; ".join(f"{song}: {', '.join(names)}" for song, names in scores.silent.items())
@@ -153,8 +148,13 @@ def _show(evaluation: "Evaluation", count: int, model: "Separator") -> None:
     chosen = [evaluation.songs[place] for place in places]
     titles = {f"{song.name} ({average[place]:.2f} dB)": song for song, place in zip(chosen, places, strict=True)}
     path = evaluation.folder / report.FILE
-    players = hearing.players(path, titles, evaluation.about.stems, {"": model})
-    report.write(evaluation, chosen, players)
+    players, unheard = [], ""
+    try:
+        players = hearing.players(path, titles, evaluation.about.stems, {"": model})
+    except UserError as error:
+        unheard = f"There are no songs to listen to: {error}"  # the scores are all there
+        log.warning("%s", unheard)
+    report.write(evaluation, chosen, players, unheard)
     listening.tidy(path, players)
     print(f"Report: {path}")
 

@@ -125,9 +125,9 @@ def _listed(songs: Sequence[str]) -> str:
 
 
 def named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
-    """The same with models that have names of their own: two runs may both be called `final`."""
+    """The same with models that have names of their own: runs, and folders of evaluations, may be called the same."""
     names = [one.about.model for one in evaluations]
     return tuple(
-        replace(one, about=replace(one.about, model=f"{name} ({one.folder.name})")) if names.count(name) > 1 else one
-        for name, one in zip(names, evaluations, strict=True)
+        replace(one, about=replace(one.about, model=f"{name} ({number})")) if names.count(name) > 1 else one
+        for number, (name, one) in enumerate(zip(names, evaluations, strict=True), 1)
     )

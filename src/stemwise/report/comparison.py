@@ -166,7 +166,7 @@ def _method(paired: Paired) -> Section:
         "Intervals are of the paired differences: percentile bootstrap over songs, "
         f"{statistics.DRAWS} draws with seed {statistics.SEED}. One model is called better where the interval of the "
         f"mean leaves out zero, of {statistics.FEW} songs or more. Of twenty such verdicts on equal models, one comes "
-        "by chance.",
+        "by chance, and each stem is a verdict of its own.",
     ]
     for number, one in enumerate(paired.evaluations):
         about = one.about

@@ -26,8 +26,13 @@ EXTREMES = 5  # of the best and the worst songs in the picture
 LOOKS = {MODEL: 0, MIXTURE: 7, ORACLE: 2}
 
 
-def write(evaluation: Evaluation, chosen: Sequence[Scored] = (), players: Sequence[Player] = ()) -> Path:
-    """Writes the page into the evaluation's folder. `chosen` are the songs that are shown over time, and heard."""
+def write(
+    evaluation: Evaluation, chosen: Sequence[Scored] = (), players: Sequence[Player] = (), unheard: str = ""
+) -> Path:
+    """Writes the page into the evaluation's folder. `chosen` are the songs that are shown over time, and heard.
+
+    `unheard` says why there are no players, if there should be some.
+    """
     about = evaluation.about
     path = evaluation.folder / FILE
     sections = [_scores(evaluation), _songs(evaluation)]
@@ -36,6 +41,8 @@ def write(evaluation: Evaluation, chosen: Sequence[Scored] = (), players: Sequen
     sections.append(_above(evaluation))
     if players:
         sections.append(listening.section(players))
+    elif unheard:
+        sections.append(Section("listening", "Listening", Markup("<p>{}</p>").format(unheard)))
     sections.append(_method(evaluation))
     count = len(evaluation.songs)
     page.write(

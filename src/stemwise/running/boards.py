@@ -3,6 +3,7 @@
 Everything goes through `loggers.using`, so that a logger that fails here is switched off like everywhere else.
 """
 
+import html
 import io
 import os
 import re
@@ -124,11 +125,12 @@ def shows(logger: Logger) -> bool:
 
 
 def show(logger: Logger, songs: Sequence[Clip], step: int, sample_rate: int) -> None:
-    """Logs what is to be heard and seen of these songs."""
-    if isinstance(logger, WandbLogger):
-        loggers.using(logger, lambda run: _to_wandb(run, songs, step))
-    elif isinstance(logger, TensorBoardLogger):
-        loggers.using(logger, lambda writer: _to_tensorboard(writer, songs, step, sample_rate))
+    """Logs what is to be heard and seen of these songs. May raise anything."""
+    there = loggers.experiment(logger)
+    if there is not None and isinstance(logger, WandbLogger):
+        _to_wandb(there, songs, step)
+    elif there is not None and isinstance(logger, TensorBoardLogger):
+        _to_tensorboard(there, songs, step, sample_rate)
 
 
 def _to_wandb(run: Any, songs: Sequence[Clip], step: int) -> None:
@@ -145,7 +147,7 @@ def _to_wandb(run: Any, songs: Sequence[Clip], step: int) -> None:
         for song in songs:
             if song.drawn:
                 drawn = [
-                    wandb.Image(Image.open(io.BytesIO(file)), caption=f"{song.name}: {stem}, {song.sdr[stem]:.2f} dB")
+                    wandb.Image(Image.open(io.BytesIO(file)), caption=f"{song.name}: {stem}, {_score(song, stem)}")
                     for stem, file in song.drawn.items()
                 ]
                 logged[f"spectrograms/song_{song.number + 1}"] = drawn
@@ -195,10 +197,15 @@ def table(songs: Sequence[Clip]) -> str:
     """SDR in dB in Markdown, the worst song first."""
     names = list(songs[0].sdr)
     lines = [f"| song | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
-    for song in sorted(songs, key=lambda song: song.sdr[MEAN]):
+    for song in sorted(songs, key=lambda song: (np.isnan(song.sdr[MEAN]), song.sdr[MEAN])):
         cells = " | ".join(f"{song.sdr[name]:.2f}" for name in names)
-        lines.append(f"| {song.number + 1} {song.name.replace('|', '¦')} | {cells} |")
+        name = html.escape(" ".join(song.name.split()).replace("|", "¦"))
+        lines.append(f"| {song.number + 1} {name} | {cells} |")
     return "\n".join(lines)
+
+
+def _score(song: Clip, stem: str) -> str:
+    return "silent" if np.isnan(song.sdr[stem]) else f"{song.sdr[stem]:.2f} dB"
 
 
 def _finite(value: float) -> float | None:

@@ -89,21 +89,28 @@ def using(logger: Any, use: Callable[[Any], None]) -> None:
     logger._guard_call(lambda: use(logger._guard_logger.experiment))()
 
 
+def experiment(logger: Any) -> Any:
+    """The experiment of a guarded logger, for what may fail without it; None if it is switched off."""
+    return None if logger._guard_off else logger._guard_logger.experiment
+
+
 def _say(name: str, error: BaseException) -> None:
     error = error.__cause__ or error  # Hydra wraps what a constructor raises
     reason = (str(error).strip().splitlines() or ["no reason given"])[0]
     log.warning("logger=%s: %s: %s. Training goes on without this logger.", name, type(error).__name__, reason[:300])
 
 
-def wandb(project: str, folder: str, **options: Any) -> lightning.pytorch.loggers.WandbLogger:
+def wandb(
+    project: str, folder: str, offline: bool | None = None, **options: Any
+) -> lightning.pytorch.loggers.WandbLogger:
     """A W&B logger that is offline where there is no login, instead of asking for one, or no server that takes it.
 
-    `options` are the other arguments of Lightning's logger.
+    With `offline` it is as is said, and nothing is tried. `options` are the other arguments of Lightning's logger.
     """
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
     key = os.environ.get("WANDB_API_KEY") or (requests.utils.get_netrc_auth(host) or (None, None))[1]
-    chosen = "WANDB_MODE" in os.environ
-    offline = not key and not chosen
+    chosen = "WANDB_MODE" in os.environ or offline is not None
+    offline = offline or (not key and not chosen)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if key and not chosen and first and (reason := refusal(host, str(key))):
         log.warning(
@@ -123,7 +130,8 @@ def wandb(project: str, folder: str, **options: Any) -> lightning.pytorch.logger
 def earlier_run(folder: Path) -> str | None:
     """The id of the W&B run that was logged into this run folder before: what goes on is the same run."""
     found = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
-    return found[-1].name.rpartition("-")[2] if found else None
+    # run-20261123_184155-my-own-id, or the same behind "offline-"
+    return found[-1].name.removeprefix("offline-").split("-", 2)[2] if found else None
 
 
 def refusal(host: str, key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning
@@ -38,8 +39,8 @@ class Media(Callback):
         assert isinstance(pl_module, SeparatorTraining)
         self._clips, self._due = [], False
         if self._is_turn(trainer):
-            shown = any(boards.shows(logger) for logger in trainer.loggers)
-            self._due = trainer.strategy.reduce_boolean_decision(shown, all=False)
+            shown = not self._off and any(boards.shows(logger) for logger in trainer.loggers)
+            self._due = trainer.strategy.reduce_boolean_decision(shown)
         rate = pl_module.separator.spectrogram.sample_rate
         pl_module.clip = round(self.seconds * rate) if self._due else 0
 
@@ -71,7 +72,7 @@ class Media(Callback):
             step = trainer.fit_loop.epoch_loop._batches_that_stepped  # as Lightning counts what it logs
             rate = pl_module.separator.spectrogram.sample_rate
             for logger in trainer.loggers:
-                boards.show(logger, songs, step, rate)
+                self._attempt(partial(boards.show, logger, songs, step, rate))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Not before the checkpoint that precedes a validation: one that is made up for is the same one.

@@ -96,6 +96,12 @@ def columns() -> tuple[ProgressColumn, ...]:
     return TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[said]}")
 
 
+def can_draw() -> bool:
+    """Whether standard error is a terminal that a bar can be drawn on, and drawn again."""
+    console = Console(stderr=True)
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 class Bar(Callback):
     """A bar with the step, the loss, the mean SDR of the last validation and of the best, examples per second and the
     time left; beneath it one for a validation, which leaves a line. Drawn at most twice a second: only then is the loss
