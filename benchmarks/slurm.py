@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from datetime import date
@@ -249,7 +250,11 @@ def _write(transcript: Transcript, version: str, ground: Path) -> None:
     )
     path = report.RESULTS / "slurm.md"
     text = "\n".join([about, *transcript.text, f"\n{origin}\n"])
-    path.write_text(text.replace(str(ground), ".."), encoding="utf-8")
+    # Nor has a traceback to say where this machine keeps what.
+    kept = {str(ground): "..", sysconfig.get_path("purelib"): "site-packages", sysconfig.get_path("stdlib"): "python"}
+    for place, name in {**kept, str(Path(__file__).parents[1]): "."}.items():
+        text = text.replace(place, name)
+    path.write_text(text, encoding="utf-8")
     print(f"\n{path}")
 
 
