@@ -101,6 +101,8 @@ def test_models_of_the_same_name_get_names_of_their_own(tmp_path):
     one, two = (synthetic.evaluation(tmp_path / name / "evaluation-test", 1, "final") for name in ("x", "y"))
     other = synthetic.evaluation(tmp_path / "z", 1, "other")
     assert [e.about.model for e in pairing.named([one, two, other])] == ["final (1)", "final (2)", "other"]
+    third = replace(two, folder=tmp_path / "elsewhere")
+    assert [e.about.model for e in pairing.named([one, third])] == ["final (evaluation-test)", "final (elsewhere)"]
 
 
 def test_the_csv_and_the_markdown_have_the_differences(tmp_path):

@@ -127,7 +127,10 @@ def _listed(songs: Sequence[str]) -> str:
 def named(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ...]:
     """The same with models that have names of their own: runs, and folders of evaluations, may be called the same."""
     names = [one.about.model for one in evaluations]
-    return tuple(
-        replace(one, about=replace(one.about, model=f"{name} ({number})")) if names.count(name) > 1 else one
-        for number, (name, one) in enumerate(zip(names, evaluations, strict=True), 1)
-    )
+    folders = [(one.about.model, one.folder.name) for one in evaluations]
+    found = []
+    for number, (one, name, folder) in enumerate(zip(evaluations, names, folders, strict=True), 1):
+        own = one.folder.name if folders.count(folder) == 1 else number
+        name = f"{name} ({own})" if names.count(name) > 1 else name
+        found.append(replace(one, about=replace(one.about, model=name)))
+    return tuple(found)
