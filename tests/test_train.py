@@ -72,7 +72,8 @@ def test_the_same_seed_gives_the_same_run(train):
     torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("workers", "ema"), [(0, "0.9"), (2, "null")])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ema", ["null", "0.9"])
 def test_resumed_equals_uninterrupted(train, workers, ema):
     """Stopped in the middle of an epoch, with dropout, remix, a schedule and averaged weights: bit for bit."""
     keys = ["data.batch_size=2", "data.examples_per_song=3", "augment=remix", "scheduler=cosine", f"ema={ema}"]

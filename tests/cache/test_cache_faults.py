@@ -12,7 +12,7 @@ from stemwise.cache import store
 from stemwise.training import SeparatorTraining
 
 CACHE = Path("data/cache")
-STEPS = ["trainer.max_steps=12", "trainer.val_check_interval=12", "data.examples_per_song=4", "data.batch_size=2"]
+STEPS = ["trainer.max_steps=12", "trainer.val_check_interval=4", "data.examples_per_song=4", "data.batch_size=2"]
 
 
 @pytest.fixture
