@@ -33,9 +33,11 @@ def command(cfg: DictConfig) -> None:
     checks.training(cfg)
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    with folders.claimed(folder, list(hydra_config.overrides.task)):
-        _train(cfg, folder)
-    interrupts.after_training()
+    try:
+        with folders.claimed(folder, list(hydra_config.overrides.task)):
+            _train(cfg, folder)
+    finally:
+        interrupts.after_training()
 
 
 def _train(cfg: DictConfig, folder: Path) -> None:

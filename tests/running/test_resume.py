@@ -221,6 +221,8 @@ def test_in_a_job_of_slurm_sigusr1_queues_it_again(train, monkeypatch, tmp_path)
     assert "SLURM job 4711 is queued again." in stopped.output
     assert (tmp_path / "asked").read_text() == "requeue 4711\n"
     assert "last.ckpt" in (tmp_path / "there").read_text()  # saved before
+    # SLURM sends SIGTERM to what it queues again, which may come when Python is about to leave.
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 def test_sigusr1_before_the_training_queues_the_job_again_too(train, monkeypatch, tmp_path):

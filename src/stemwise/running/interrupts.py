@@ -94,7 +94,10 @@ def before_training() -> None:
 
 
 def after_training() -> None:
-    """From here on a job that is done is not queued again, nor killed as Python takes its handlers away."""
+    """From here on a job that ends is not queued again, nor killed as Python takes its handlers away.
+
+    Of a run that a signal stops, SLURM's next one may come when Python is about to leave.
+    """
     if threading.current_thread() is threading.main_thread() and "SLURM_JOB_ID" in os.environ:
         for number in (*REQUEUE, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
