@@ -49,12 +49,13 @@ def _train(cfg: DictConfig, folder: Path) -> None:
 
     _set_precision(cfg.matmul_precision)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = instantiate(cfg.data, _convert_="all")
+    loss = instantiate(cfg.loss, _convert_="all")
+    data = instantiate(cfg.data, _convert_="all", phase=loss.needs_phase)
     if not ranks.begun_together():
         data.indexes()  # before a network is built and a logger begins a run
     model, facts = _model(cfg, complete=data.catalogue.complete)
     checkpoint = _checkpoint(cfg, folder, model)
-    module, trainer = _training(cfg, model, data, facts), _trainer(cfg, folder)
+    module, trainer = _training(cfg, loss, model, data, facts), _trainer(cfg, folder)
     if trainer.is_global_zero:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
@@ -139,7 +140,7 @@ def _model(cfg: DictConfig, complete: bool) -> tuple[Any, dict[str, Any]]:
     return model, facts
 
 
-def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) -> Any:
+def _training(cfg: DictConfig, loss: Any, model: Any, data: Any, facts: Mapping[str, Any]) -> Any:
     """The training of `model`, which started from a model with these facts."""
     from stemwise.training import SeparatorTraining
 
@@ -148,7 +149,7 @@ def _training(cfg: DictConfig, model: Any, data: Any, facts: Mapping[str, Any]) 
         log.info("normalization=stored: as the model of init_from was trained.")
     own = {"sums": data.catalogue.sums, "normalization": normalization}
     parts = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
-    return SeparatorTraining(model, *parts, own, normalization, cfg.compile)
+    return SeparatorTraining(model, *parts, own, normalization, cfg.compile, loss)
 
 
 def _trainer(cfg: DictConfig, folder: Path) -> Any:

@@ -66,6 +66,7 @@ class StemData(lightning.LightningDataModule):
         num_workers: int | None = None,
         on_error: str = "raise",
         seed: int = 0,
+        phase: bool = False,
     ) -> None:
         super().__init__()
         self.stems, self.spectrogram = tuple(stems), spectrogram
@@ -79,7 +80,7 @@ class StemData(lightning.LightningDataModule):
         self.batch_size, self.examples_per_song = batch_size, examples_per_song
         cores = len(os.sched_getaffinity(0))
         self.num_workers = min(cores, 8) if num_workers is None else num_workers
-        self.on_error, self.seed = on_error, seed
+        self.on_error, self.seed, self.phase = on_error, seed, phase
         self._looked = False
         self._copied: Cache | None = None  # the cache with its local copies
         self._magnitudes: Pool | None = None
@@ -107,8 +108,21 @@ class StemData(lightning.LightningDataModule):
                 "Set data.cache to a folder, or data.on_error=raise."
             )
         self._check_local_cache()
+        self._check_phase()
+
+    def _check_phase(self) -> None:
         kind = storage.by_name(self.storage)
         needing = [type(a).__name__ for a in self.augmentations if a.needs_phase]
+        if self.phase and not kind.has_phase:
+            raise UserError(
+                f"loss: this one compares spectra, which needs phases; data.storage={self.storage} has none. "
+                "Set data.storage=complex."
+            )
+        if self.phase and (without := [type(a).__name__ for a in self.augmentations if not a.needs_phase]):
+            raise UserError(
+                f"augment: {', '.join(without)} changes magnitudes alone, and this loss compares spectra. "
+                "Leave it out, or choose another loss."
+            )
         if needing and not kind.has_phase:
             raise UserError(
                 f"augment: {', '.join(needing)} changes stems one by one, which needs their phases; "
@@ -264,7 +278,9 @@ class StemData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         songs, pool = self.catalogue.songs("train"), Pool(self._packed_size(), self.num_workers)
-        crops = examples.RandomCrops(songs, self.source, self.augmentations, self.catalogue.complete, self.seed, pool)
+        crops = examples.RandomCrops(
+            songs, self.source, self.augmentations, self.catalogue.complete, self.seed, pool, self.phase
+        )
         order = self._order()
         self._crops = crops
         self._origin = self._batches(), order.first_epoch * order.total + order.skipped
@@ -317,7 +333,7 @@ class StemData(lightning.LightningDataModule):
         songs, (rank, ranks) = self.catalogue.songs("valid"), self._ranks()
         self._counted = rank < len(songs)
         share = examples.EveryNth(len(songs), rank if self._counted else 0, ranks)
-        crops = self._loader(examples.FixedCrops(songs, self.source), share, self.batch_size)
+        crops = self._loader(examples.FixedCrops(songs, self.source, phase=self.phase), share, self.batch_size)
         return [crops, self._loader(examples.WholeSongs(songs, self.spectrogram), share, None)]
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

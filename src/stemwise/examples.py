@@ -94,7 +94,8 @@ class Order(Sampler[Place]):
 class RandomCrops(Dataset[dict[str, Any]]):
     """Examples to learn from: T frames from anywhere in a song, changed at random.
 
-    An item is the mixture's magnitudes (C, T, F) and the stems' (S, C, T, F). If the source has phases, the
+    An item is the mixture's magnitudes (C, T, F) and the stems' (S, C, T, F), or with `phase` their spectra, which the
+    source must have. If it has, the
     rows (the stems and, unless the stems are all there is, the rest of the mixture) can be changed one by
     one, and the mixture is their sum; else mixture and stems are used as recorded. `origin` says where it came from.
     `whereabouts` shows to other processes which song is read.
@@ -108,8 +109,9 @@ class RandomCrops(Dataset[dict[str, Any]]):
         complete: bool,
         seed: int,
         pool: Pool | None = None,
+        phase: bool = False,
     ) -> None:
-        self.pool = pool or Pool(0)
+        self.pool, self.phase = pool or Pool(0), phase
         self.whereabouts = Whereabouts(self.pool.workers)
         self.songs, self.source, self.complete, self.seed = songs, source, complete, seed
         self.frames = source.settings.frames
@@ -141,6 +143,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
         random = self._random(place)
         made = self._mixed if self.source.has_phase else self._recorded
         example, starts = made(place.song, random)
+        example = example if self.phase else example.abs()
         for change in self.on_magnitudes:
             example = change(example, random)
         name, origin = self.songs[place.song].name, self._origin(place, starts)
@@ -155,12 +158,12 @@ class RandomCrops(Dataset[dict[str, Any]]):
         return _random_start(self.songs[number], self.source, self.frames, random)
 
     def _recorded(self, number: int, random: np.random.Generator) -> tuple[Tensor, dict[int, int]]:
-        """Magnitudes (1 + S, C, T, F) of the mixture and its stems, and the first frame in the song."""
+        """Mixture and stems (1 + S, C, T, F) as the source has them, and the first frame in the song."""
         start = self._start(number, random)
         return crop(self.songs[number], self.source, start, self.frames), {number: start}
 
     def _mixed(self, number: int, random: np.random.Generator) -> tuple[Tensor, dict[int, int]]:
-        """The same from spectra that were changed row by row and added up, and the first frame in each song."""
+        """The same as spectra that were changed row by row and added up, and the first frame in each song."""
         rows = len(self.songs[number].stems) + (not self.complete)
         chosen = self.remix.songs(number, len(self.songs), rows, random) if self.remix else [number] * rows
         starts = {song: self._start(song, random) for song in sorted({*chosen})}
@@ -168,7 +171,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
         for change in self.on_rows:
             spectra = change(spectra, random)
         mixture = spectra.sum(dim=0, keepdim=True)
-        return torch.cat([mixture, spectra[: len(self.songs[number].stems)]]).abs(), starts
+        return torch.cat([mixture, spectra[: len(self.songs[number].stems)]]), starts
 
     def _row(self, row: int, number: int, start: int) -> Tensor:
         """Spectra (C, T, F) of a stem, or of what is in the mixture besides the stems."""
@@ -185,16 +188,17 @@ class RandomCrops(Dataset[dict[str, Any]]):
 class FixedCrops(Dataset[dict[str, Any]]):
     """The middle T frames of each song as recorded, for the validation loss: mixture and stems as in `RandomCrops`."""
 
-    def __init__(self, songs: Sequence[Song], source: Source, pool: Pool | None = None) -> None:
+    def __init__(self, songs: Sequence[Song], source: Source, pool: Pool | None = None, phase: bool = False) -> None:
         self.songs, self.source, self.frames = songs, source, source.settings.frames
-        self.pool = pool or Pool(0)
+        self.pool, self.phase = pool or Pool(0), phase
 
     def __len__(self) -> int:
         return len(self.songs)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         song = self.songs[number]
-        example = crop(song, self.source, self._start(song), self.frames).abs()
+        example = crop(song, self.source, self._start(song), self.frames)
+        example = example if self.phase else example.abs()
         return {"mixture": example[0], "stems": example[1:], "name": song.name}
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The LightningModule: Spleeter's L1 loss on magnitudes, and the SDR of whole validation songs.
+"""The LightningModule: a loss per stem (`losses`), and the SDR of whole validation songs.
 
 What it logs: `train/loss` and `val/loss` (summed over stems), `train/<stem>` and `val/<stem>`; in dB `sdr/mean` and
 `sdr/<stem>`, `sdr/improvement/…` over the unprocessed mixture, and as a line to compare with `sdr/oracle/…`, the
@@ -17,15 +17,17 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stemwise import compilation, metrics
 from stemwise.errors import UserError
+from stemwise.losses import L1, Loss
 from stemwise.separator import Separator
 
 NORMALIZATIONS = ("batch", "stored")
 CROPS, SONGS = 0, 1  # the validation loaders of `StemData`
+SPLEETERS = L1()
 LOSS, SDR, MIXTURE, ORACLE = range(4)  # what a validation sums up
 
 
 class SeparatorTraining(lightning.LightningModule):
-    """Trains a separator with any optimiser and schedule; the schedule counts steps.
+    """Trains a separator with any loss, optimiser and schedule; the schedule counts steps.
 
     `normalization` says what batch normalisation normalises by: `batch`, the statistics of the batch, or `stored`,
     those that the model has, which then stay as they are. Spleeter trains with stored ones whatever its code seems
@@ -56,12 +58,13 @@ class SeparatorTraining(lightning.LightningModule):
         facts: Mapping[str, Any] | None = None,
         normalization: str = "batch",
         compile: str | None = None,
+        loss: Loss = SPLEETERS,
     ) -> None:
         super().__init__()
         if normalization not in NORMALIZATIONS:
             raise UserError(f"normalization={normalization} is not one of {', '.join(NORMALIZATIONS)}.")
         self.normalization = normalization
-        self.separator = separator
+        self.separator, self.loss = separator, loss
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.facts = dict(facts or {})
         self.training_losses = losses if compile is None else compilation.compiled(losses, compile)
@@ -94,7 +97,7 @@ class SeparatorTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        found = self.training_losses(self.separator, batch["mixture"], batch["stems"])
+        found = self.training_losses(self.separator, self.loss, batch["mixture"], batch["stems"])
         loss = found.sum()
         self.numbers = {f"train/{stem}": one for stem, one in zip(self.separator.stems, found.detach(), strict=True)}
         self.numbers["train/loss"] = loss.detach()
@@ -109,7 +112,7 @@ class SeparatorTraining(lightning.LightningModule):
         """Of a song that counts on this rank, the SDR of each stem (S,) and the middle of the estimates (S, C, n)."""
         if dataloader_idx == CROPS:
             count = len(batch["stems"]) * batch.get("counted", True)
-            self._sums[LOSS, 0] += count * losses(self.separator, batch["mixture"], batch["stems"])
+            self._sums[LOSS, 0] += count * losses(self.separator, self.loss, batch["mixture"], batch["stems"])
             self._sums[LOSS, 1] += count
             return None
         if not batch.get("counted", True):
@@ -149,18 +152,13 @@ class SeparatorTraining(lightning.LightningModule):
         checkpoint["separator"] = {**self.separator.settings, "facts": {"step": self.global_step, **self.facts}}
 
 
-def losses(separator: Separator, mixture: Tensor, stems: Tensor) -> Tensor:
-    """Loss of each stem (S,) for magnitudes of a mixture (B, C, T, F) and its stems (B, S, C, T, F)."""
-    return l1(separator(mixture), stems)
+def losses(separator: Separator, loss: Loss, mixture: Tensor, stems: Tensor) -> Tensor:
+    """Loss of each stem (S,) for a mixture (B, C, T, F) and its stems (B, S, C, T, F), magnitudes or spectra."""
+    magnitudes = mixture.abs() if mixture.is_complex() else mixture
+    return loss(separator, separator(magnitudes), mixture, stems)
 
 
 def middle(waveform: Tensor, samples: int) -> Tensor:
     """The middle (…, n) of a waveform (…, N), n = min(samples, N)."""
     count = min(samples, waveform.shape[-1])
     return waveform.narrow(-1, (waveform.shape[-1] - count) // 2, count)
-
-
-def l1(estimates: Tensor, stems: Tensor) -> Tensor:
-    """Loss of each stem (S,): the mean of |estimate - stem| over (B, C, T, F) (spleeter.model, `L1_mask`)."""
-    # Over F first: on the CPU, float32 sums along strides of channels-last tensors are off by up to 1e-4.
-    return (estimates - stems).abs().mean(dim=-1).mean(dim=(0, 2, 3))
