@@ -53,9 +53,9 @@ def probe(path: Place, stream: int | None = None) -> Info:
     return Info(frames, source.sample_rate, source.channels)
 
 
-def length(info: Info, sample_rate: int) -> int:
-    """Samples that `read` gives for the file at `sample_rate`: ceil(frames · new / old)."""
-    return -(-info.frames * sample_rate // info.sample_rate)
+def length(info: Info, sample_rate: int, speed: int = 100) -> int:
+    """Samples that `read` gives for the file at `sample_rate` and `speed` percent: ceil(frames · new / old)."""
+    return -(-info.frames * sample_rate * 100 // (info.sample_rate * speed))
 
 
 def stream(
@@ -67,29 +67,32 @@ def stream(
     channel: int | None = None,
     start: int = 0,
     frames: int | None = None,
+    speed: int = 100,
     block: int = 1 << 17,
 ) -> Iterator[Tensor]:
     """Yields a file in blocks (channels, block), the last one shorter; memory does not grow with the file.
 
     `stream` is the audio stream of the file, `channel` picks one of its channels, both from 0. For a stereo
     model mono is doubled and of more than two channels the first two are kept, as Spleeter does; for a mono
-    model the first two are averaged. Reading past the end yields what is there.
+    model the first two are averaged. Reading past the end yields what is there. At a `speed` of 110 percent the file
+    is a tenth shorter and higher, and so is what `start` and `frames` count.
 
     Raises `UserError`, when the block is reached, for all that `probe` finds and for NaN or infinite samples.
     """
-    if start < 0 or block < 1 or (frames is not None and frames < 0):
-        raise ValueError(f"expected start, frames >= 0 and block > 0, got {start}, {frames}, {block}")
+    if start < 0 or block < 1 or speed < 1 or (frames is not None and frames < 0):
+        raise ValueError(f"expected start, frames >= 0 and block, speed > 0, got {start}, {frames}, {block}, {speed}")
     if frames == 0:
         return
     source = decoding.source(path, stream)
-    if source.sample_rate == sample_rate:
+    old, new = source.sample_rate * speed, sample_rate * 100
+    if old == new:
         pieces = _mix(source.blocks(start), path, channel, channels)
         yield from _blocks(pieces, frames, block)
         return
     # Reading begins on the grid of resampling's phases, with as much before `start` as its filter sees.
-    first, skip = resampling.position(start, source.sample_rate, sample_rate)
+    first, skip = resampling.position(start, old, new)
     pieces = _mix(source.blocks(first), path, channel, channels)
-    yield from _blocks(_skip(resampling.resample(pieces, source.sample_rate, sample_rate), skip), frames, block)
+    yield from _blocks(_skip(resampling.resample(pieces, old, new), skip), frames, block)
 
 
 def read(

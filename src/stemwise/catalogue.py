@@ -1,7 +1,7 @@
 """The songs of a data set: its indexes, read and checked, as the songs that training and evaluation need."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,13 @@ class Song:
     stems: tuple[Signal, ...]
     seconds: float
 
+    def at(self, speed: int) -> "Song":
+        """The song at `speed` percent of its own."""
+        mixture, *stems = (
+            tuple(replace(cell, speed=speed) for cell in signal) for signal in (self.mixture, *self.stems)
+        )
+        return Song(f"{self.name} at {speed} %", mixture, tuple(stems), self.seconds * 100 / speed)
+
 
 def songs(split: Index, stems: Sequence[str], sums: Sums) -> list[Song]:
     """The tracks of a checked index as songs of these stems."""
@@ -44,13 +51,20 @@ class Catalogue:
 
     `csvs` has the index CSV of a split, with paths relative to `root`, all of which may be URLs; a split that is not
     there comes from `dataset`, a function of the root (`stemwise.datasets`). `sums` is explained at `index.sources`.
+    The songs to train with are there at each of `speeds`, in percent, too.
     """
 
     def __init__(
-        self, stems: Sequence[str], sums: Sums, root: Place | None, dataset: Find | None, csvs: Mapping[str, Place]
+        self,
+        stems: Sequence[str],
+        sums: Sums,
+        root: Place | None,
+        dataset: Find | None,
+        csvs: Mapping[str, Place],
+        speeds: Sequence[int] = (),
     ) -> None:
         self.stems, self.sums = tuple(stems), sums
-        self.root, self.dataset, self.csvs = root, dataset, csvs
+        self.root, self.dataset, self.csvs, self.speeds = root, dataset, csvs, tuple(speeds)
         self._found: Mapping[str, Index] | None = None
         self._read: dict[str, Index] = {}
         self._checked: dict[str, Index] = {}
@@ -98,7 +112,9 @@ class Catalogue:
     def songs(self, split: str) -> list[Song]:
         """The songs of a split, without those that were left out. Raises `UserError` as `checked` does."""
         if split not in self._songs:
-            self._songs[split] = songs(self.checked(split), self.stems, self.sums)
+            found = songs(self.checked(split), self.stems, self.sums)
+            faster = [song.at(speed) for speed in self.speeds for song in found] if split == "train" else []
+            self._songs[split] = found + faster
         return self._songs[split]
 
     def keep(self, split: str, songs: list[Song]) -> None:

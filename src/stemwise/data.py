@@ -41,7 +41,9 @@ class StemData(lightning.LightningDataModule):
     `local_cache` is a folder of each node for copies of what is read from `cache`, as much as fits into
     `local_cache_limit`, or onto the disk. An epoch shows each song `examples_per_song` times.
     `on_error="skip"` leaves out, counted and named, the songs that cannot be decoded; `raise` stops. It needs
-    the cache, whose build decodes every song.
+    the cache, whose build decodes every song. With `speeds`, in percent, the songs to train with are there at each of
+    these speeds as well, as a tape plays them. `phase` asks for spectra in place of magnitudes, for losses that need
+    them.
     """
 
     def __init__(
@@ -66,13 +68,16 @@ class StemData(lightning.LightningDataModule):
         num_workers: int | None = None,
         on_error: str = "raise",
         seed: int = 0,
+        speeds: Sequence[int] = (),
         phase: bool = False,
     ) -> None:
         super().__init__()
         self.stems, self.spectrogram = tuple(stems), spectrogram
+        _check_speeds(speeds)
         given = ("train", train), ("valid", valid), ("test", test)
         csvs = {split: _place(split, csv) for split, csv in given if csv is not None}
-        self.catalogue = Catalogue(stems, sums or {}, None if root is None else _place("root", root), dataset, csvs)
+        where = None if root is None else _place("root", root)
+        self.catalogue = Catalogue(stems, sums or {}, where, dataset, csvs, speeds)
         self.cache, self.storage = cache, storage
         self.cache_limit, self.verify = _bytes("cache_limit", cache_limit), verify
         self.local_cache, self.local_cache_limit = local_cache, _bytes("local_cache_limit", local_cache_limit)
@@ -372,6 +377,15 @@ class StemData(lightning.LightningDataModule):
 
 def _place(key: str, value: str | Path) -> Place:
     return places.configured(f"data.{key}", str(value))
+
+
+def _check_speeds(speeds: Sequence[int]) -> None:
+    for speed in speeds:
+        if type(speed) is not int or not 25 <= speed <= 400 or speed == 100 or speeds.count(speed) > 1:
+            raise UserError(
+                f"data.speeds={list(speeds)}: {speed} is not a whole number of percent from 25 to 400, other than 100 "
+                "and given once. Write data.speeds=[90,110]."
+            )
 
 
 def _bytes(key: str, limit: str | float | None) -> int | None:

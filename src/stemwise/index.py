@@ -42,11 +42,15 @@ _CELL = re.compile(r"(?P<path>.*?)(#stream=(?P<stream>\d{1,9}))?(#channel=(?P<ch
 
 @dataclass(frozen=True)
 class Cell:
-    """One waveform in a file: all of it, or one audio stream of it, or one channel of that."""
+    """One waveform in a file: all of it, or one audio stream of it, or one channel of that.
+
+    `speed` is at how many percent of its own speed it is played, as a tape: pitch and formants go with it.
+    """
 
     path: Place
     stream: int | None = None
     channel: int | None = None
+    speed: int = 100
 
     @classmethod
     def parse(cls, text: str, root: Place) -> "Cell":

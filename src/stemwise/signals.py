@@ -44,6 +44,7 @@ def _decode(cell: Cell, settings: Spectrogram, start: int, frames: int | None) -
         channel=cell.channel,
         start=start,
         frames=frames,
+        speed=cell.speed,
     )
 
 

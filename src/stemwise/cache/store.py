@@ -275,7 +275,8 @@ class Direct:
     has_phase: bool
 
     def frame_count(self, signal: Signal) -> int:
-        lengths = (_samples(cell.path, cell.stream, self.settings.sample_rate) for cell in signal)
+        rate = self.settings.sample_rate
+        lengths = (_samples(cell.path, cell.stream, rate, cell.speed) for cell in signal)
         return self.settings.frame_count(max(lengths))
 
     def crop(self, signal: Signal, start: int, frames: int) -> Tensor:
@@ -302,7 +303,11 @@ def _path(folder: Path, kind: Kind, signal: Signal) -> Path:
 
 
 def _digest(kind: Kind, signal: Signal, fingerprint: Callable[[Place], str]) -> str:
-    cells = [(fingerprint(cell.path), cell.stream, cell.channel) for cell in signal]
+    # Without the usual speed, which entries from before there was another do not name.
+    cells = [
+        (fingerprint(cell.path), cell.stream, cell.channel, *([cell.speed] if cell.speed != 100 else []))
+        for cell in signal
+    ]
     return hashlib.blake2b(json.dumps((FORMAT, *astuple(kind), cells)).encode(), digest_size=20).hexdigest()
 
 
@@ -335,5 +340,5 @@ def _pad(found: Tensor, start: int, frames: int) -> Tensor:
 
 
 @lru_cache(maxsize=fingerprints.FILES)
-def _samples(path: Place, stream: int | None, sample_rate: int) -> int:
-    return audio.length(audio.probe(path, stream), sample_rate)
+def _samples(path: Place, stream: int | None, sample_rate: int, speed: int) -> int:
+    return audio.length(audio.probe(path, stream), sample_rate, speed)
