@@ -27,7 +27,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from stemwise import spectrogram, training
+from stemwise import losses, spectrogram, training
 from stemwise.datasets import demo
 from stemwise.separator import Separator
 from stemwise.spleeter import model as spleeter_model
@@ -186,7 +186,7 @@ def _our_step(model: Separator, magnitudes: Named, normalization: str, optimizer
     made = training.SeparatorTraining(model.train(), adam, constant, normalization=normalization)
     configured = made.configure_optimizers()
     stems = torch.stack([magnitudes[stem] for stem in model.stems], dim=1)
-    loss = training.l1(model(magnitudes["mix"]), stems).sum()
+    loss = losses.l1(model(magnitudes["mix"]), stems).sum()
     loss.backward()
     gradients = {name: value.grad for name, value in model.named_parameters()}
     configured["optimizer"].step()

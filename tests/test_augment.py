@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from stemwise import augment
-from stemwise.augment import ChannelSwap, Gain, PitchShift, Polarity, Remix, TimeStretch
+from stemwise.augment import BandLimit, ChannelSwap, Gain, Mixup, PitchShift, Polarity, Remix, Silence, TimeStretch
 from stemwise.errors import UserError
 
 ROWS, CHANNELS, FRAMES, BINS = 3, 2, 100, 200
-ALL = [Gain(), ChannelSwap(), Polarity(), TimeStretch(), PitchShift()]
+ALL = [Gain(), ChannelSwap(), Polarity(), Silence(0.5), BandLimit(0.5), TimeStretch(), PitchShift()]
 
 
 def spectra(channels: int = CHANNELS) -> Tensor:
@@ -205,10 +205,49 @@ def test_remix_never_always_and_alone() -> None:
     assert Remix(probability=1).songs(3, 10**6, 4, np.random.default_rng(0))[1:] != [3] * 3
 
 
+def test_mixup_adds_a_song_to_each_row_by_itself() -> None:
+    drawn = [Mixup(probability=0.3).songs(5, 2, random) for random in draws(2000)]
+    added = np.array([[song is not None for song in songs] for songs in drawn])
+    assert added.mean(0) == pytest.approx([0.3, 0.3], abs=0.04)
+    assert np.all(added, axis=1).mean() == pytest.approx(0.09, abs=0.03)
+    assert {song for songs in drawn for song in songs} == {None, 0, 1, 2, 3, 4}
+    assert all(type(song) in (int, type(None)) for songs in drawn for song in songs)
+    assert Mixup(probability=0).songs(5, 3, np.random.default_rng(0)) == [None] * 3
+
+
+def test_silence_takes_rows_and_leaves_one() -> None:
+    before = spectra()
+    heard = []
+    for random in draws(1000):
+        after = Silence(probability=0.5)(before, random)
+        rows = [bool(row.any()) for row in after]
+        assert torch.equal(after, before * torch.tensor(rows)[:, None, None, None])
+        heard.append(sum(rows))
+    assert min(heard) == 1
+    assert max(heard) == ROWS
+    # Each of three is silent by half, but for the one that was drawn to stay.
+    assert np.mean(heard) == pytest.approx(2.0, abs=0.1)
+
+
+def test_band_limit_cuts_all_rows_at_one_bin() -> None:
+    before = spectra().abs()
+    edges = []
+    for random in draws(500):
+        after = BandLimit(probability=0.5, lowest=0.4)(before, random)
+        edge = int(after.any(dim=(0, 1, 2)).nonzero().max()) + 1
+        assert torch.equal(after[..., :edge], before[..., :edge])
+        edges.append(edge)
+    cut = [edge for edge in edges if edge < BINS]
+    assert len(cut) / len(edges) == pytest.approx(0.5, abs=0.07)
+    assert min(cut) < 0.45 * BINS
+    assert min(cut) >= 0.4 * BINS
+    assert np.mean(cut) == pytest.approx(0.7 * BINS, abs=0.03 * BINS)
+
+
 # Parameters.
 
 
-@pytest.mark.parametrize("kind", [Remix, ChannelSwap, Polarity])
+@pytest.mark.parametrize("kind", [Remix, Mixup, ChannelSwap, Polarity, Silence, BandLimit])
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
 def test_probabilities_are_probabilities(kind: type, probability: float) -> None:
     with pytest.raises(UserError, match=rf"augment: {kind.__name__} has probability={probability}.*not in \[0, 1\]"):
@@ -225,6 +264,12 @@ def test_gain_is_within_reason(decibels: float) -> None:
 def test_time_stretch_has_a_range(low: float, high: float) -> None:
     with pytest.raises(UserError, match=r"augment: TimeStretch from .* is not a range within 0\.1 to 10"):
         TimeStretch(low, high)
+
+
+@pytest.mark.parametrize("lowest", [0, 1.1, float("nan")])
+def test_band_limit_keeps_something(lowest: float) -> None:
+    with pytest.raises(UserError, match=f"BandLimit with lowest={lowest}"):
+        BandLimit(lowest=lowest)
 
 
 @pytest.mark.parametrize("semitones", [-1, 25, float("nan")])

@@ -78,10 +78,10 @@ def test_the_plain_separator_trains_as_ours(benchmark):
 
 
 def test_the_loss_is_that_of_training(benchmark):
-    from stemwise import training
+    from stemwise import losses
 
     estimates, stems = torch.rand(2, 3, 2, 4, 5), torch.rand(2, 3, 2, 4, 5)
-    assert benchmark("plain_unet").loss(estimates, stems) == pytest.approx(training.l1(estimates, stems).sum().item())
+    assert benchmark("plain_unet").loss(estimates, stems) == pytest.approx(losses.l1(estimates, stems).sum().item())
 
 
 # The floor

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from stemwise import launch
+from stemwise import launch, losses
 from stemwise.data import StemData
 from stemwise.errors import UserError
 from stemwise.separator import Separator
@@ -41,7 +41,9 @@ def test_every_option_composes_and_builds(option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = composed(override(option))
     OmegaConf.resolve(cfg.data)
-    data = instantiate(cfg.data, _convert_="all")
+    loss = instantiate(cfg.loss, _convert_="all")
+    assert losses.from_config(launch.plain(cfg.loss)) == loss
+    data = instantiate(cfg.data, _convert_="all", phase=loss.needs_phase)
     assert isinstance(data, StemData)
     settings = launch.plain(cfg.model)
     settings["mask"]["rest"] = False
@@ -164,5 +166,5 @@ def test_values_have_one_home():
     """No file repeats a default of the data module that `data/csv.yaml` sets, or sets a key that nothing reads."""
     import inspect
 
-    arguments = set(inspect.signature(StemData.__init__).parameters) - {"self"}
+    arguments = set(inspect.signature(StemData.__init__).parameters) - {"self", "phase"}  # the loss says
     assert set(composed().data) - {"_target_"} == arguments

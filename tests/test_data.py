@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
-from stemwise import audio, index
+from stemwise import audio, index, signals
 from stemwise.augment import Gain, Remix, TimeStretch
 from stemwise.cache import fingerprints, store
 from stemwise.data import StemData
@@ -122,6 +123,39 @@ def test_augmentations_find_what_they_need(make: Make) -> None:
 def test_a_split_that_nobody_gave(split: str, make: Make) -> None:
     with pytest.raises(UserError, match=rf"data\.{split}: no index CSV is given\. Set data\.{split}=PATH\.csv"):
         make(**{split: None}).catalogue.songs(split)
+
+
+def test_songs_to_train_with_are_there_at_other_speeds(make: Make, root: Path) -> None:
+    """Shorter and higher, in the cache as decoded anew; what a training is judged by stays as it is."""
+    data = make(speeds=[80, 125], storage="half")
+    data.prepare_data()
+    songs = data.catalogue.songs("train")
+    assert [song.name for song in songs[::5]] == ["song0", "song0 at 80 %", "song0 at 125 %"]
+    assert [song.seconds for song in songs[::5]] == pytest.approx([0.2, 0.25, 0.16])
+    assert len(data.catalogue.songs("valid")) == 2
+    direct = make(speeds=[80, 125], cache=None)
+    for signal in (songs[10].mixture, *songs[10].stems):
+        assert data.source.frame_count(signal) == direct.source.frame_count(signal)
+        cached, decoded = (source.crop(signal, 0, 100) for source in (data.source, direct.source))
+        torch.testing.assert_close(cached, decoded, rtol=1e-3, atol=1e-3)
+    # Resampled as a tape that runs faster: 5 samples become 4.
+    waveform = audio.read(root / "song0" / "vocals.wav", sample_rate=RATE, channels=2)
+    faster = signals.read(songs[10].stems[0], SETTINGS)
+    torch.testing.assert_close(faster, torchaudio.functional.resample(waveform, 5, 4))
+    later = signals.read(songs[10].stems[0], SETTINGS, start=301, frames=50)
+    torch.testing.assert_close(later, faster[:, 301:351])
+
+
+def test_a_speed_does_not_change_the_entries_of_songs_as_they_are(make: Make) -> None:
+    plain, with_speeds = make().entries(), make(speeds=[90]).entries()
+    assert plain < with_speeds
+    assert len(with_speeds) - len(plain) == 5 * 5
+
+
+@pytest.mark.parametrize("speeds", [[100], [90, 90], [24], [401], [0.9], [True]])
+def test_speeds_are_percent(speeds: list[Any], make: Make) -> None:
+    with pytest.raises(UserError, match=r"data.speeds=.*not a whole number of percent"):
+        make(speeds=speeds)
 
 
 def test_a_split_that_is_empty(make: Make, root: Path) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from stemwise import examples, signals, spectrogram
-from stemwise.augment import ChannelSwap, Gain, PitchShift, Polarity, Remix, TimeStretch
+from stemwise.augment import ChannelSwap, Gain, Mixup, PitchShift, Polarity, Remix, TimeStretch
 from stemwise.cache import storage
 from stemwise.cache.store import Cache, Direct, Source
 from stemwise.examples import EveryNth, FixedCrops, Order, Place, RandomCrops, Song, WholeSongs
@@ -303,6 +303,33 @@ def test_remix_takes_rows_from_other_songs(complete: bool, folder: Path, sources
             assert len(heard[2]) == 1
         combinations.add(tuple(min(songs) for songs in heard))
     assert len(combinations) > (15 if complete else 10)
+
+
+def test_mixup_adds_the_same_stem_of_another_song(folder: Path, sources: dict[str, Source]) -> None:
+    crops = RandomCrops(songs_in(folder), sources["complex"], [Mixup(1.0)], True, seed=0)
+    doubled = 0
+    for place in places(20):
+        made = crops[place]
+        heard = [songs_heard(made["stems"][stem], stem) for stem in range(4)]
+        assert all(place.song in songs and len(songs) <= 2 for songs in heard)
+        assert [songs_heard(made["mixture"], stem) for stem in range(4)] == heard
+        doubled += sum(len(songs) == 2 for songs in heard)
+    assert doubled > 40
+
+
+def test_with_phase_an_example_is_spectra(folder: Path, sources: dict[str, Source]) -> None:
+    """The same crops as without, whose magnitudes they have, and whose mixture is the sum."""
+    made = {
+        phase: RandomCrops(songs_in(folder), sources["complex"], [Remix(1.0)], True, seed=0, phase=phase)
+        for phase in (False, True)
+    }
+    fixed = {phase: FixedCrops(songs_in(folder), sources["complex"], phase=phase) for phase in (False, True)}
+    pairs = [(made[False][place], made[True][place]) for place in places(4)] + [(fixed[False][0], fixed[True][0])]
+    for plain, spectra in pairs:
+        assert torch.equal(spectra["mixture"].abs(), plain["mixture"])
+        assert torch.equal(spectra["stems"].abs(), plain["stems"])
+        assert spectra["mixture"].is_complex()
+        torch.testing.assert_close(spectra["stems"].sum(0), spectra["mixture"], atol=2e-2, rtol=0)
 
 
 def test_rows_of_one_song_stay_together_in_time(folder: Path, sources: dict[str, Source]) -> None:

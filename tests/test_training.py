@@ -5,6 +5,7 @@ import torch
 
 from stemwise import training
 from stemwise.errors import UserError
+from stemwise.losses import l1
 from stemwise.training import SeparatorTraining
 
 
@@ -19,7 +20,7 @@ def module(small_separator):
 
 def test_the_loss_is_spleeters_mean_per_stem():
     estimates, stems = torch.rand(2, 2, 3, 1, 5, 6)
-    losses = training.l1(estimates, stems)
+    losses = l1(estimates, stems)
     expected = [(estimates[:, s] - stems[:, s]).abs().mean() for s in range(3)]
     torch.testing.assert_close(losses, torch.stack(expected))
 
@@ -32,18 +33,18 @@ def test_a_step_lowers_the_loss_of_every_stem(module):
     module.train()
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     with torch.no_grad():
-        before = training.l1(module.separator(batch["mixture"]), batch["stems"])
+        before = l1(module.separator(batch["mixture"]), batch["stems"])
     for _ in range(60):
         optimizer.zero_grad()
         module.training_step(batch, 0).backward()
         optimizer.step()
     with torch.no_grad():
-        after = training.l1(module.separator(batch["mixture"]), batch["stems"])
+        after = l1(module.separator(batch["mixture"]), batch["stems"])
     assert (after < before).all()
 
 
 def test_a_stems_loss_moves_only_its_own_network(module):
-    losses = training.l1(module.separator(torch.rand(1, 1, 16, 64)), torch.rand(1, 2, 1, 16, 64))
+    losses = l1(module.separator(torch.rand(1, 1, 16, 64)), torch.rand(1, 2, 1, 16, 64))
     losses[0].backward()
     first, second = module.separator.unets
     assert all(p.grad is not None for p in first.parameters())

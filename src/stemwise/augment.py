@@ -1,11 +1,11 @@
 """Random changes to one training example, each a small module with its own parameters.
 
 Two places, by what a module needs. With the stems' complex spectra at hand, the mixture is their sum, and
-each stem can be changed by itself: `Remix`, `Gain`, `ChannelSwap`, `Polarity`. On magnitudes, where the
-mixture cannot be made anew, mixture and stems are changed alike: `TimeStretch`, `PitchShift`.
+each stem can be changed by itself: `Remix`, `Mixup`, `Gain`, `ChannelSwap`, `Polarity`, `Silence`. On magnitudes,
+where the mixture cannot be made anew, mixture and stems are changed alike: `TimeStretch`, `PitchShift`, `BandLimit`.
 
-A module takes an example and a NumPy generator and returns an example of the same shape; `Remix` comes before
-that and says which songs the rows of an example are read from.
+A module takes an example and a NumPy generator and returns an example of the same shape; `Remix` and `Mixup` come
+before that and say which songs the rows of an example are read from.
 Axes: R rows (the stems, and what else is in the mixture), C channel, T frame, F bin.
 """
 
@@ -40,6 +40,26 @@ class Remix:
         if random.random() >= self.probability:
             return [song] * rows
         return [song, *random.integers(count, size=rows - 1).tolist()]
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """With `probability`, a row is the sum of itself and the same row of another song: two singers, two bands.
+
+    Défossez et al., "Music source separation in the waveform domain", 2019, do so for data without labels.
+    """
+
+    needs_phase: ClassVar[bool] = True
+    probability: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_probability(self, self.probability)
+
+    def songs(self, count: int, rows: int, random: np.random.Generator) -> list[int | None]:
+        """Which of `count` songs is added to each row, or None."""
+        others = random.integers(count, size=rows).tolist()
+        added = random.random(rows) < self.probability
+        return [song if here else None for song, here in zip(others, added, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,43 @@ class Polarity:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """With `probability`, a row is silent; one row stays at least."""
+
+    needs_phase: ClassVar[bool] = True
+    probability: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_probability(self, self.probability)
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        heard = random.random(len(example)) >= self.probability
+        heard[random.integers(len(example))] = True
+        return example * torch.from_numpy(heard)[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class BandLimit:
+    """With `probability`, nothing above a bin: as in a lossy file. It is drawn evenly from `lowest` · F to F."""
+
+    needs_phase: ClassVar[bool] = False
+    probability: float = 0.2
+    lowest: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check_probability(self, self.probability)
+        if not 0 < self.lowest <= 1:
+            raise UserError(f"augment: BandLimit with lowest={self.lowest}, which is not above 0 and at most 1.")
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        if random.random() >= self.probability:
+            return example
+        bins = example.shape[-1]
+        kept = round(bins * random.uniform(self.lowest, 1))
+        return functional.pad(example[..., :kept], (0, bins - kept))
+
+
+@dataclass(frozen=True)
 class TimeStretch:
     """Magnitudes stretched along time by a factor, then cut or padded evenly at both ends to T frames.
 
@@ -133,8 +190,9 @@ class PitchShift:
         return functional.pad(shifted, (0, bins - shifted.shape[-1]))
 
 
-Change = Gain | ChannelSwap | Polarity | TimeStretch | PitchShift
-Augmentation = Remix | Change
+ON_MAGNITUDES = (TimeStretch, PitchShift)  # of no use to a loss that needs phases
+Change = Gain | ChannelSwap | Polarity | Silence | BandLimit | TimeStretch | PitchShift
+Augmentation = Remix | Mixup | Change
 
 
 def _resize(example: Tensor, frames: int, bins: int) -> Tensor:

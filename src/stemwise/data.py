@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stemwise import examples, sharing, workers
-from stemwise.augment import Augmentation
+from stemwise.augment import ON_MAGNITUDES, Augmentation
 from stemwise.cache import entries, fingerprints, storage, upkeep
 from stemwise.cache.store import Cache, Direct, Source
 from stemwise.catalogue import Catalogue, Find, Song, Sums
@@ -123,7 +123,7 @@ class StemData(lightning.LightningDataModule):
                 f"loss: this one compares spectra, which needs phases; data.storage={self.storage} has none. "
                 "Set data.storage=complex."
             )
-        if self.phase and (without := [type(a).__name__ for a in self.augmentations if not a.needs_phase]):
+        if self.phase and (without := [type(a).__name__ for a in self.augmentations if isinstance(a, ON_MAGNITUDES)]):
             raise UserError(
                 f"augment: {', '.join(without)} changes magnitudes alone, and this loss compares spectra. "
                 "Leave it out, or choose another loss."

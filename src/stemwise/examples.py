@@ -116,7 +116,8 @@ class RandomCrops(Dataset[dict[str, Any]]):
         self.songs, self.source, self.complete, self.seed = songs, source, complete, seed
         self.frames = source.settings.frames
         self.remix = next((a for a in augmentations if isinstance(a, augment.Remix)), None)
-        changes = [a for a in augmentations if not isinstance(a, augment.Remix)]
+        self.mixup = next((a for a in augmentations if isinstance(a, augment.Mixup)), None)
+        changes = [a for a in augmentations if not isinstance(a, augment.Remix | augment.Mixup)]
         self.on_rows = [change for change in changes if change.needs_phase]
         self.on_magnitudes = [change for change in changes if not change.needs_phase]
 
@@ -166,8 +167,12 @@ class RandomCrops(Dataset[dict[str, Any]]):
         """The same as spectra that were changed row by row and added up, and the first frame in each song."""
         rows = len(self.songs[number].stems) + (not self.complete)
         chosen = self.remix.songs(number, len(self.songs), rows, random) if self.remix else [number] * rows
-        starts = {song: self._start(song, random) for song in sorted({*chosen})}
+        added = self.mixup.songs(len(self.songs), rows, random) if self.mixup else [None] * rows
+        starts = {song: self._start(song, random) for song in sorted({*chosen, *added} - {None})}
         spectra = torch.stack([self._row(row, song, starts[song]) for row, song in enumerate(chosen)])
+        for row, song in enumerate(added):
+            if song is not None:
+                spectra[row] += self._row(row, song, starts[song])
         for change in self.on_rows:
             spectra = change(spectra, random)
         mixture = spectra.sum(dim=0, keepdim=True)

@@ -8,9 +8,9 @@ divide the mixture with its phases: `Masked`, `Spectral`, `Waveform` and `MultiR
 Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -32,12 +32,12 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class L1:
-    """The mean of |estimate - stem| over (B, C, T, F) of magnitudes (spleeter.model, `L1_mask`)."""
+    """Spleeter's; see `l1`."""
 
     needs_phase: ClassVar[bool] = False
 
     def __call__(self, model: Separator, estimates: Tensor, mixture: Tensor, stems: Tensor) -> Tensor:
-        return _mean((estimates - stems).abs())
+        return l1(estimates, stems)
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,27 @@ class MultiResolution:
             # Scaled to the level of the waveform, so that no length weighs more than another.
             found.append(_magnitude(spectra).mean(dim=(-2, -1)) / window.square().sum().sqrt())
         return torch.stack(found).mean(dim=0).unflatten(0, estimate.shape[:3]).mean(dim=(0, 2))
+
+
+LOSSES: tuple[Any, ...] = (L1, Compressed, Logarithmic, Masked, Spectral, Waveform, MultiResolution)
+
+
+def from_config(settings: Mapping[str, Any]) -> Loss:
+    """The loss of a run's config as plain values, without calling what else a config may name.
+
+    Raises `UserError` for what is none of these losses.
+    """
+    known = {f"{__name__}.{kind.__name__}": kind for kind in LOSSES}
+    values = dict(settings)
+    kind = known.get(values.pop("_target_", None))
+    if kind is None:
+        raise UserError(f"loss={settings}: not one of {', '.join(known)}.")
+    return kind(**{name: from_config(value) if name == "loss" else value for name, value in values.items()})
+
+
+def l1(estimates: Tensor, stems: Tensor) -> Tensor:
+    """The mean (S,) of |estimate - stem| over (B, C, T, F) of magnitudes (spleeter.model, `L1_mask`)."""
+    return _mean((estimates - stems).abs())
 
 
 def _shares(model: Separator, estimates: Tensor, mixture: Tensor) -> Tensor:

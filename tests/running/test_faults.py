@@ -149,7 +149,7 @@ def test_a_replay_draws_the_dropout_of_the_run(train, poison, monkeypatch):
     losses = []
 
     def watched(self: SeparatorTraining, batch: dict[str, Any], number: int) -> Tensor:
-        found = self.training_losses(self.separator, batch["mixture"], batch["stems"])
+        found = self.training_losses(self.separator, self.loss, batch["mixture"], batch["stems"])
         losses.append(found.tolist())
         return found.sum()
 

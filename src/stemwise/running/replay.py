@@ -24,11 +24,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stemwise import model_file
+from stemwise import losses, model_file, training
 from stemwise.errors import UserError
 from stemwise.separator import Separator
-from stemwise.training import SeparatorTraining, losses
+from stemwise.training import SeparatorTraining
 
+SPLEETERS = {"_target_": "stemwise.losses.L1"}  # where a run had no choice yet
 MODEL, BATCH, FACTS = "model.safetensors", "batch.safetensors", "fault.json"
 # What Lightning calls them; `transformer-engine` and the like cannot be replayed.
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -90,7 +91,8 @@ def replay(folder: Path, device: str | None = None) -> Found:
         torch.set_rng_state(tensors["random"])
         if on.type == "cuda" and "cuda_random" in tensors:
             torch.cuda.set_rng_state(tensors["cuda_random"], on)
-        found = losses(module.separator, tensors["mixture"].to(on), tensors["stems"].to(on))
+        loss = losses.from_config(facts["config"].get("loss", SPLEETERS))
+        found = training.losses(module.separator, loss, tensors["mixture"].to(on), tensors["stems"].to(on))
     found.sum().backward()
     return Found(
         dict(zip(separator.stems, found.tolist(), strict=True)),
