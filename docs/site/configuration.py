@@ -17,7 +17,7 @@ from hydra.utils import get_object
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMANDS = {"train": "stemwise train", "evaluate": "stemwise evaluate", "cache_build": "stemwise cache build"}
 # Recipes have a page of their own, and what a recipe sets is explained at its key.
-GROUPS = ("data", "model", "augment", "optimizer", "scheduler", "trainer", "logger", "hydra/launcher")
+GROUPS = ("data", "model", "loss", "augment", "optimizer", "scheduler", "trainer", "logger", "hydra/launcher")
 OFFERED = {"trainer/lightning": "lightning.Trainer"}  # made by `launch.offer_trainer_arguments`
 NOT_KEYS = ("_target_", "_partial_", "defaults", "hydra")
 NOT_ARGUMENTS = ("self", "params", "optimizer", "root", "logger", "callbacks", "default_root_dir")
