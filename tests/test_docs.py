@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 from hydra import compose, initialize_config_dir
 from mkdocs.commands.build import build
@@ -99,6 +100,19 @@ def test_the_site_is_complete_and_needs_no_network(site):
                 assert unquote(parts.fragment) in pages[there.relative_to(site)].anchors, f"{page}: {url}"
     styles = [path.read_text(encoding="utf-8") for path in site.rglob("*.css")]
     assert not [style for style in styles if re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style)]
+
+
+def test_notebooks_are_pages_with_every_formula_drawn(site):
+    drawn = {}
+    for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        page = (site / f"notebooks/{path.name}.html").read_text(encoding="utf-8")
+        drawn[path.stem] = page.count("</math>")
+        assert drawn[path.stem] == len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", prose, re.S))
+        assert "arithmatex" not in page
+        assert "<pre" in page
+    assert drawn["how_it_works"] > 30
 
 
 def test_every_key_is_on_the_page_and_explained(generators, site):

@@ -2,9 +2,9 @@
 
 A page's address is its place in the repository, so that a link works here as it does there. What a page links to and
 is no page, such as a module, becomes one. What is made of the code stands where a page says `<!-- made: NAME -->`.
+Notebooks are pages too.
 """
 
-import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from typing import Any
 
 import commands
 import configuration
+import notebooks
 import recipes
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -20,6 +21,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "data/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
+NOTEBOOKS = "notebooks/*.ipynb"
 BESIDE = ("docs/*.svg", "docs/*.png", "docs/site/*.css", "docs/site/*.js")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".toml": "toml", ".sh": "bash"}
 
@@ -35,9 +37,10 @@ MAKERS: dict[str, Callable[[], str]] = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replaces what lies in docs_dir by the pages of the whole repository, and what they link to."""
     texts = {name: _text(name) for name in _found(*PAGES) if not name.startswith("benchmarks/results/quick/")}
+    texts |= {name: notebooks.page(ROOT / name) for name in _found(NOTEBOOKS)}
     linked = {target for name, text in texts.items() for target in _links(name, text) if _is_text(target)}
-    mounted = [_file(config, name, content=text) for name, text in texts.items()]
-    mounted += [_file(config, f"{name}.md", content=_shown(name)) for name in sorted(linked - set(texts))]
+    mounted = [_file(config, _address(name), content=text) for name, text in texts.items()]
+    mounted += [_file(config, _address(name), content=_shown(name)) for name in sorted(linked - set(texts))]
     mounted += [_file(config, name, abs_src_path=str(ROOT / name)) for name in _found(*BESIDE)]
     return Files([*(file for file in files if file.src_dir != config.docs_dir), *mounted])
 
@@ -48,13 +51,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Puts pictures into their pages, so that they know the page's colours."""
+    """Puts drawings into their pages, so that they know the page's colours, and formulas in place of their LaTeX."""
 
     def inlined(image: re.Match[str]) -> str:
         path = ROOT / posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), image[1]))
         return path.read_text(encoding="utf-8")
 
-    return re.sub(r'<img [^>]*src="([^":]+\.svg)"[^>]*>', inlined, html)
+    return notebooks.with_formulas(re.sub(r'<img [^>]*src="([^":]+\.svg)"[^>]*>', inlined, html))
 
 
 def _found(*patterns: str) -> list[str]:
@@ -66,9 +69,15 @@ def _text(name: str) -> str:
     return MADE.sub(lambda found: MAKERS[found[1]](), (ROOT / name).read_text(encoding="utf-8"))
 
 
+def _address(name: str) -> str:
+    """What MkDocs knows a file by that is shown as a page: it takes Markdown alone for pages."""
+    return name if name.endswith(".md") else f"{name}.md"
+
+
 def _file(config: MkDocsConfig, name: str, **content: Any) -> File:
     # Results and files that are shown are reached by links; any other page must be in the navigation.
-    own = name.endswith(".md") and not name.startswith("benchmarks/results/") and (ROOT / name).exists()
+    written = name.endswith(".ipynb.md") or (name.endswith(".md") and (ROOT / name).exists())
+    own = written and not name.startswith("benchmarks/results/")
     level = InclusionLevel.UNDEFINED if own else InclusionLevel.NOT_IN_NAV
     return File.generated(config, name, inclusion=level, **content)
 
@@ -91,15 +100,7 @@ def _towards_page(link: re.Match[str], here: str, files: Files) -> str:
 
 
 def _shown(name: str) -> str:
-    """A page that shows a file: a notebook as its cells, other text as it is."""
+    """A page that shows a file as it is."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    if name.endswith(".ipynb"):
-        return "\n\n".join(_cells(json.loads(text)["cells"]))
     language = LANGUAGES.get(Path(name).suffix, "text")
     return f"---\nsearch:\n  exclude: true\n---\n\n# {name}\n\n````{language}\n{text}````\n"
-
-
-def _cells(cells: list[dict[str, Any]]) -> Iterator[str]:
-    for cell in cells:
-        text = "".join(cell["source"])
-        yield text if cell["cell_type"] == "markdown" else f"````python\n{text}\n````"
