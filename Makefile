@@ -1,7 +1,7 @@
 # make demo: the main job on songs that the project composes itself. make test: everything that CI checks.
 # make bench: every comparison of speed, an hour on two cores (benchmarks/README.md).
 # make docs: the documentation as a site in site/, which opens without a server.
-# make notebooks: runs the notebooks from start to end, and keeps them with their pictures and sounds.
+# make notebooks: runs the notebooks, three minutes each at most, and keeps them with their pictures and sounds.
 # All do all of the set-up themselves; a second run starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -68,9 +68,18 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "Open site/index.html"
 
+# Each has three minutes, on two cores that do nothing else; LIMIT= gives more.
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+LIMIT ?= 180
 notebooks: setup
-	$(BIN)/python -m nbconvert --log-level WARN --KernelManager.transport_encryption=auto \
-		--to notebook --execute --output-dir runs/notebooks notebooks/*.ipynb
+	@for notebook in $(NOTEBOOKS); do \
+		began=$$(date +%s); \
+		timeout $(LIMIT) $(BIN)/python -m nbconvert --log-level WARN --KernelManager.transport_encryption=auto \
+			--to notebook --execute --output-dir runs/notebooks $$notebook || { code=$$?; \
+			test $$code != 124 || echo "$$notebook: not done after $(LIMIT) s. On a slower machine: make notebooks LIMIT=600"; \
+			exit $$code; }; \
+		echo "$$notebook: $$(($$(date +%s) - began)) s"; \
+	done
 	@echo
 	@echo "Look and listen:  $(BIN)/jupyter lab runs/notebooks"
 

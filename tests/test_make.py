@@ -7,7 +7,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -56,6 +58,22 @@ def test_an_old_python_is_refused_in_one_line(tmp_path):
     assert done.returncode != 0
     assert "stemwise needs Python 3.11 or newer" in done.stdout
     assert not (tmp_path / ".venv").exists()
+
+
+def test_a_notebook_that_takes_too_long_fails_and_is_named(tmp_path):
+    for name, code in (("a_short", "1 + 1"), ("b_endless", "while True: pass"), ("c_never", "1 + 1")):
+        nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / f"{name}.ipynb")
+
+    def make(notebooks: str, *given: str) -> subprocess.CompletedProcess:
+        makefile = ["make", "-f", str(REPOSITORY / "Makefile"), "-o", "setup", f"BIN={Path(sys.executable).parent}"]
+        command = [*makefile, "notebooks", f"NOTEBOOKS={notebooks}", *given]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert re.search(r"^a_short.ipynb: \d+ s$", make("a_short.ipynb").stdout, re.M)
+    late = make("b_endless.ipynb c_never.ipynb", "LIMIT=3")
+    assert late.returncode != 0
+    assert "b_endless.ipynb: not done after 3 s" in late.stdout
+    assert [path.name for path in (tmp_path / "runs/notebooks").iterdir()] == ["a_short.ipynb"]
 
 
 def missing(package: str, folder: Path, user: int, sudo: bool) -> subprocess.CompletedProcess:
