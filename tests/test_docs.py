@@ -115,6 +115,15 @@ def test_notebooks_are_pages_with_every_formula_drawn(site):
     assert drawn["how_it_works"] > 30
 
 
+def test_the_readme_shows_one_picture_which_is_small_and_described():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    ((source, described),) = re.findall(r'<img src="([^"]+)" width="\d+" alt="([^"]+)">', readme)
+    assert len(described) > 50
+    assert (REPOSITORY / source).stat().st_size < 200_000
+    others = REPOSITORY.glob("docs/**/*.png")
+    assert [path.relative_to(REPOSITORY).as_posix() for path in others] == [source]
+
+
 def test_every_key_is_on_the_page_and_explained(generators, site):
     reference = generators["configuration"].Reference()
     assert reference.unexplained() == []
