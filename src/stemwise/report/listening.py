@@ -182,7 +182,7 @@ def folder(path: Path) -> Path:
 def section(players: Sequence[Player], key: str = "listening", title: str = "Listening") -> Section:
     """The part of a page where these songs are heard."""
     body = page.rendered("player.html", players=players, letters=LETTERS)
-    return Section(key, title, body, styles=["player.css"], scripts=["player.js"])
+    return Section(key, title, body, styles=["player.css"], scripts=["sound.js", "player.js"])
 
 
 def tidy(path: Path, players: Sequence[Player]) -> None:

@@ -1,32 +1,12 @@
-// Plays the variants of a song at one position: all of them run, side by side on one clock, and gains choose what is
-// heard. Switching is therefore a cross-fade of FADE seconds at the very same sample.
-//
-// Sound comes in chunks, each a script beside the page that calls `stemwise.sound` with Ogg Opus in base64
-// (stemwise/report/sound.py says why). Two chunks are held at a time, and none before something is to be played.
+// What is seen and done of a song: its player's controls, pictures and keys. `sound.js` plays.
 "use strict";
 
 (() => {
-  const RATE = 48000; // Hz, of Opus: nothing is resampled
-  const FADE = 0.008; // seconds
-  const AHEAD = 0.04; // seconds from a click to the first sample, so that no start is late
+  const { Song, bytes, clamp } = window.stemwise;
   const SVG = "http://www.w3.org/2000/svg";
 
   const players = new Map(); // by key
-  let context = null;
   let current = null; // the player that keys are for, and the only one that sounds
-
-  window.stemwise = { sound: (key, number, coded) => players.get(key)?.arrived(number, coded) };
-
-  const onGrid = (seconds) => Math.round(seconds * RATE) / RATE;
-  const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-  const wait = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
-
-  function bytes(base64) {
-    const text = atob(base64);
-    const found = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) found[i] = text.charCodeAt(i);
-    return found;
-  }
 
   function clock(seconds, digits) {
     const unit = 10 ** digits;
@@ -41,74 +21,6 @@
     return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
   }
 
-  // Sound from one start to the next stop. Gains of its own, so that the sound before can fade while it begins.
-  class Run {
-    constructor(position, levels) {
-      this.from = onGrid(position);
-      this.begin = null; // the clock's time at which `from` is heard; null until the first chunk is there
-      this.end = this.from; // the position up to which sound is handed over
-      this.stopped = false;
-      this.sources = [];
-      this.out = context.createGain();
-      this.out.connect(context.destination);
-      this.levels = levels;
-      this.gains = levels.map((level) => {
-        const gain = context.createGain();
-        gain.gain.value = level;
-        gain.connect(this.out);
-        return gain;
-      });
-    }
-
-    position() {
-      if (this.begin === null) return this.from;
-      const heard = context.currentTime - (context.outputLatency || 0);
-      return clamp(this.from + heard - this.begin, this.from, this.end);
-    }
-
-    // Hands over `length` seconds of each buffer, from `offset` on, to be heard at `position`.
-    add(buffers, position, offset, length) {
-      const soon = onGrid(context.currentTime + AHEAD);
-      if (this.begin === null) {
-        this.begin = soon;
-        this.out.gain.setValueAtTime(0, soon);
-        this.out.gain.linearRampToValueAtTime(1, soon + FADE);
-      } else if (this.begin + position - this.from < context.currentTime) {
-        this.begin = soon - (position - this.from); // it came late: all go on together, after a gap
-      }
-      const when = this.begin + position - this.from;
-      buffers.forEach((buffer, variant) => {
-        const source = new AudioBufferSourceNode(context, { buffer });
-        source.connect(this.gains[variant]);
-        source.start(when, offset, length);
-        source.onended = () => this.sources.splice(this.sources.indexOf(source), 1);
-        this.sources.push(source);
-      });
-      this.end = position + length;
-    }
-
-    mix(levels) {
-      const now = context.currentTime;
-      this.gains.forEach(({ gain }, variant) => {
-        if (levels[variant] === this.levels[variant]) return;
-        gain.cancelScheduledValues(now);
-        gain.setValueAtTime(this.levels[variant], now);
-        gain.linearRampToValueAtTime(levels[variant], now + FADE);
-      });
-      this.levels = levels;
-    }
-
-    stop() {
-      this.stopped = true;
-      const now = context.currentTime;
-      this.out.gain.cancelScheduledValues(now);
-      this.out.gain.setValueAtTime(1, now);
-      this.out.gain.linearRampToValueAtTime(0, now + FADE);
-      for (const source of this.sources) source.stop(now + FADE);
-      setTimeout(() => this.out.disconnect(), 1000);
-    }
-  }
-
   class Player {
     constructor(root) {
       this.root = root;
@@ -119,10 +31,7 @@
       this.solo = new Set();
       this.muted = new Set();
       this.used = 0; // the stem that was touched last
-      this.at = 0; // seconds, while nothing plays
-      this.run = null;
-      this.chunks = new Map(); // number -> promise of buffers
-      this.waiting = new Map(); // number -> how to keep that promise
+      this.song = new Song(this.data);
       players.set(this.data.key, this);
       this.find();
       this.label();
@@ -246,7 +155,7 @@
     show() {
       const version = this.data.versions[this.version];
       const levels = this.levels();
-      this.run?.mix(levels);
+      this.song.mix(levels);
       this.radios.forEach((radio, number) => (radio.checked = number === this.version));
       this.solos.forEach((button, stem) => button.setAttribute("aria-pressed", this.solo.has(stem)));
       this.mutes.forEach((button, stem) => button.setAttribute("aria-pressed", this.muted.has(stem)));
@@ -296,12 +205,8 @@
 
     // ---- time
 
-    position() {
-      return this.run ? this.run.position() : this.at;
-    }
-
     move() {
-      const at = this.dragged ?? this.position();
+      const at = this.dragged ?? this.song.position();
       for (const cursor of this.cursors) cursor.style.left = `${(100 * at) / this.data.seconds}%`;
       this.now.textContent = clock(at, 1);
       this.slider.value = at;
@@ -309,9 +214,9 @@
     }
 
     frame() {
-      if (!this.run) return;
+      if (!this.song.plays) return;
       this.move();
-      if (this.position() >= this.data.seconds - 1 / RATE) {
+      if (this.song.ended) {
         this.pause();
         this.seek(0);
         return;
@@ -321,106 +226,36 @@
 
     seek(seconds) {
       const at = clamp(seconds, 0, this.data.seconds);
-      const plays = this.run !== null;
-      if (plays) this.run.stop();
-      this.run = null;
-      this.at = at;
+      const { plays } = this.song;
+      this.song.stop(at);
       if (plays && at < this.data.seconds) this.start();
       else if (plays) this.pause();
       this.move();
     }
 
     toggle() {
-      if (this.run) this.pause();
+      if (this.song.plays) this.pause();
       else this.start();
     }
 
     pause() {
-      if (this.run) {
-        this.at = this.run.position();
-        this.run.stop();
-        this.run = null;
-      }
+      this.song.stop();
       this.root.classList.remove("playing");
       this.play.setAttribute("aria-label", "Play");
       this.move();
     }
 
     start() {
-      context ??= new AudioContext({ sampleRate: RATE });
-      context.resume();
       if (current !== this) current?.pause();
       current = this;
-      if (this.at >= this.data.seconds) this.at = 0;
       this.message.textContent = "";
       this.root.classList.add("playing");
       this.play.setAttribute("aria-label", "Pause");
-      const run = new Run(this.at, this.levels());
-      this.run = run;
-      this.feed(run).catch((error) => this.failed(run, error));
-      // A browser without a sound device never starts its clock, and says nothing.
-      const silent = new Error("the browser finds no sound output.");
-      setTimeout(() => context.state !== "running" && this.failed(run, silent), 3000);
-      this.frame();
-    }
-
-    failed(run, error) {
-      if (run.stopped) return;
-      this.pause();
-      this.message.textContent = `Cannot play: ${error.message}`;
-    }
-
-    // ---- sound
-
-    // Hands over chunk after chunk, never more than one ahead of what is heard.
-    async feed(run) {
-      const { chunk, chunks, guard, seconds } = this.data;
-      for (let number = Math.min(Math.floor(run.from / chunk), chunks - 1); number < chunks; number++) {
-        const buffers = await this.load(number);
-        if (run.stopped) return;
-        const begin = number * chunk;
-        const from = Math.max(run.from, begin);
-        run.add(buffers, from, guard + from - begin, Math.min(begin + chunk, seconds) - from);
-        this.load(number + 1)?.catch(() => {}); // which is told when it is its turn
-        while (run.position() < from) {
-          await wait(0.2);
-          if (run.stopped) return;
-        }
-      }
-    }
-
-    // The buffers of a chunk, one for each variant.
-    load(number) {
-      if (number >= this.data.chunks) return null;
-      for (const old of this.chunks.keys()) if (old < number - 1 || old > number + 1) this.chunks.delete(old);
-      if (!this.chunks.has(number)) {
-        const loaded = this.fetched(number).then((coded) =>
-          Promise.all(coded.map((sound) => context.decodeAudioData(bytes(sound).buffer))),
-        );
-        loaded.catch(() => this.chunks.delete(number)); // may be there at the next try
-        this.chunks.set(number, loaded);
-      }
-      return this.chunks.get(number);
-    }
-
-    fetched(number) {
-      return new Promise((kept, broken) => {
-        const script = document.createElement("script");
-        const gone = () => broken(new Error(`its sound is not in ${this.data.beside}. Keep that folder beside the page.`));
-        script.src = `${this.data.folder}${number}.js`;
-        script.onerror = gone;
-        script.onload = () => {
-          script.remove();
-          if (this.waiting.delete(number)) gone();
-        };
-        this.waiting.set(number, kept);
-        document.head.append(script);
+      this.song.start(this.levels(), (error) => {
+        this.pause();
+        this.message.textContent = `Cannot play: ${error.message}`;
       });
-    }
-
-    arrived(number, coded) {
-      this.waiting.get(number)?.(coded);
-      this.waiting.delete(number);
+      this.frame();
     }
 
     // ---- hands
@@ -440,7 +275,7 @@
 
     // Keys are for the player that was used last; that another plays on does not change.
     take() {
-      if (!current?.run) current = this;
+      if (!current?.song.plays) current = this;
     }
 
     drag(strip) {
@@ -475,8 +310,8 @@
       const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1];
       const letter = event.key.length === 1 ? "abcdefghijkl".indexOf(event.key.toLowerCase()) : -1;
       if (event.key === " ") this.toggle();
-      else if (event.key === "ArrowLeft") this.seek(this.position() - far);
-      else if (event.key === "ArrowRight") this.seek(this.position() + far);
+      else if (event.key === "ArrowLeft") this.seek(this.song.position() - far);
+      else if (event.key === "ArrowRight") this.seek(this.song.position() + far);
       else if (event.key === "Home") this.seek(0);
       else if (digit === "0") this.allStems();
       else if (digit && event.shiftKey) this.toggleMute(digit - 1);
