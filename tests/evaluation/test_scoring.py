@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from html_tables import Reader
-from stemwise import index, model_file
+from stemwise import index, model_file, signals
 from stemwise.cache.fingerprints import fingerprint
 from stemwise.catalogue import songs as songs_of
 from stemwise.errors import UserError
@@ -290,17 +290,30 @@ def test_the_energy_above_the_band_is_that_of_the_tones_there(small_separator):
     assert scoring.above_band(torch.zeros(2, 1, 8000), small_separator) == {}
 
 
-def test_scores_from_before_the_energy_above_the_band_are_still_good(model_path, tmp_path, monkeypatch):
+def test_scores_from_before_the_energy_above_the_band_are_kept_and_get_it(model_path, tmp_path, monkeypatch):
     songs = two_songs(tmp_path)
     scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0)
     path = tmp_path / "scores/model/0 vocals.json"
     document = json.loads(path.read_text())
+    whole = dict(document)
     del document["above_band"]
     path.write_text(json.dumps(document))
     monkeypatch.setattr(solvers, "score", None)
     first, second = scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0).songs
-    assert first.above == {}
-    assert second.above.keys() == {*STEMS}
+    assert first.above.keys() == second.above.keys() == {*STEMS}
+    assert json.loads(path.read_text()) == whole
+    monkeypatch.setattr(signals, "stack", None)  # and the next time nothing is read
+    assert scoring.evaluate(model_path, songs, tmp_path / "scores", [], workers=0).songs[0] == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_model_that_diverged_is_said_to_have_no_numbers(small_separator, tmp_path, workers):
+    with torch.no_grad():
+        next(small_separator.unets[1].parameters()).fill_(math.nan)
+    model_file.save(small_separator, tmp_path / "model.safetensors", {})
+    with pytest.raises(UserError, match=r"[01] vocals: the model's \w+ has \d+ NaN or infinite samples of 24000"):
+        scoring.evaluate(tmp_path / "model.safetensors", two_songs(tmp_path), tmp_path / "scores", [], workers=workers)
+    assert not list((tmp_path / "scores").glob("model/*"))
 
 
 def test_scores_that_cannot_be_written_name_the_song_and_the_folder(model_path, tmp_path):

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -185,7 +185,7 @@ class _Songs(Dataset[Result | str]):
         number, variants = self.jobs[job]
         song = self.songs[number]
         found = {variant: documents.read(self._path(variant, number), self._key(variant, song)) for variant in variants}
-        if all(found.values()):
+        if all(document and (variant != MODEL or ABOVE in document) for variant, document in found.items()):
             return _Read(number, found, None)
         try:
             return _Read(number, found, signals.stack([song.mixture, *song.stems], self.model.spectrogram))
@@ -194,33 +194,43 @@ class _Songs(Dataset[Result | str]):
 
     def finish(self, read: _Read) -> Result:
         """All of a job's documents; writes those that were missing. Raises `UserError` if that cannot be."""
-        song, found = self.songs[read.number], dict(read.documents)
-        missing = [variant for variant, document in found.items() if document is None]
-        if read.waveforms is not None:
-            found |= self._score(read.waveforms, missing)
+        song = self.songs[read.number]
         try:
-            for variant in missing:
+            made = {} if read.waveforms is None else self._made(read.documents, read.waveforms.to(self.device))
+            for variant, document in made.items():
                 path, key = self._path(variant, read.number), self._key(variant, song)
-                documents.write(path, {**found[variant], KEY: key})  # type: ignore[dict-item]
+                documents.write(path, {**document, KEY: key})
         except UserError as error:
             raise UserError(f"{song.name}: {error}") from None
-        return read.number, found
+        return read.number, {**read.documents, **made}
 
-    def _score(self, waveforms: Tensor, variants: Sequence[str]) -> dict[str, Any]:
-        mixture, *parts = waveforms.to(self.device)
-        stems = torch.stack(parts)
+    def _made(self, there: Mapping[str, dict[str, Any] | None], waveforms: Tensor) -> dict[str, dict[str, Any]]:
+        """The documents that are missing, or lack the share above the band, as the model's own once did."""
+        mixture, stems = waveforms[0], waveforms[1:]
         make = {
-            MODEL: lambda: self.model.separate(mixture),
+            MODEL: lambda: self._separated(mixture),
             MIXTURE: lambda: mixture.expand_as(stems),
             ORACLE: lambda: self.model.oracle(mixture, stems),
         }
         rate = self.model.spectrogram.sample_rate
-        found = {
-            variant: solvers.score(stems, make[variant](), self.model.stems, rate, self.solver) for variant in variants
+        missing = [variant for variant, document in there.items() if document is None]
+        made = {
+            variant: solvers.score(stems, make[variant](), self.model.stems, rate, self.solver) for variant in missing
         }
-        if MODEL in found:
-            found[MODEL][ABOVE] = above_band(stems, self.model)
-        return found
+        if (document := made.get(MODEL) or there.get(MODEL)) and ABOVE not in document:
+            made[MODEL] = {**document, ABOVE: above_band(stems, self.model)}
+        return made
+
+    def _separated(self, mixture: Tensor) -> Tensor:
+        """The model's stems (S, C, N). Raises `UserError` where they are no numbers: they would count as silent."""
+        estimates = self.model.separate(mixture)
+        for stem, estimate in zip(self.model.stems, estimates, strict=True):
+            if (odd := ~estimate.isfinite()).any():
+                raise UserError(
+                    f"the model's {stem} has {int(odd.sum())} NaN or infinite samples of {odd.numel()}. It diverged, "
+                    "or its file is damaged: score another checkpoint."
+                )
+        return estimates
 
     def _path(self, variant: str, number: int) -> Path:
         return self.folder / variant / self.paths[number]
