@@ -1,5 +1,6 @@
 """Evaluations made of random numbers, for what reads them."""
 
+import json
 import math
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def evaluation(
         for number in range(songs)
     ]
     return Evaluation(folder, about(model, stems, **other), tuple(found))
+
+
+def write_documents(made: Evaluation, seconds: int = 5) -> None:
+    """Leaves the windows of every song in the evaluation's folder, each of the song's median."""
+    (made.folder / "model").mkdir(parents=True, exist_ok=True)
+    for song in made.songs:
+        targets = [
+            {"name": stem, "frames": [{"time": float(at), "metrics": values} for at in range(seconds)]}
+            for stem, values in song.medians["model"].items()
+        ]
+        (made.folder / "model" / song.file).write_text(json.dumps({"targets": targets}))
 
 
 def without(song: Scored, stem: str) -> Scored:

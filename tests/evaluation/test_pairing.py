@@ -73,6 +73,47 @@ def test_other_files_under_the_same_name_are_known_by_the_mixtures_score(tmp_pat
     assert pairing.pair([first, replace(second, about=replace(second.about, sample_rate=16000))])
 
 
+def unscored(one, **marks: str):
+    """The same without scores of the mixture, and with these marks in place of `same` for every file."""
+    files = dict.fromkeys(("", *one.about.stems), "same") | marks
+    kept = [replace(song, medians={"model": song.medians["model"]}, marks=files) for song in one.songs]
+    return replace(one, songs=tuple(kept))
+
+
+def test_other_files_are_known_without_a_score_of_the_mixture(tmp_path):
+    first, second = (unscored(one) for one in two(tmp_path, songs=5))
+    assert pairing.pair([first, second]).notes == ()
+    with pytest.raises(UserError, match=r"Song 4: its files in .*one are not those in .*two.*baselines=\[mixture\]"):
+        pairing.pair([first, unscored(second, bass="other")])
+    # Whose stems are not compared does not matter.
+    assert pairing.pair([first, unscored(second, piano="other")])
+    # Copies in another format have other files: the score of the mixture says that they sound the same.
+    other = replace(two(tmp_path, songs=5)[1], songs=tuple(replace(s, marks={"": "x"}) for s in second.songs))
+    mixtures = zip(other.songs, two(tmp_path, songs=5)[0].songs, strict=True)
+    heard = replace(other, songs=tuple(replace(s, medians=s.medians | o.medians) for s, o in mixtures))
+    assert pairing.pair([two(tmp_path, songs=5)[0], heard]).notes == ()
+
+
+def test_it_is_said_where_nothing_tells_files_apart(tmp_path):
+    first, second = (unscored(one) for one in two(tmp_path, songs=5))
+    old = replace(second, songs=tuple(replace(song, marks={}) for song in second.songs))
+    [note] = pairing.pair([first, old]).notes
+    assert note.startswith("Nothing says that first and second were given the same files of 5 songs (Song 0; Song 1")
+    narrow = replace(unscored(second, bass="other"), about=replace(second.about, sample_rate=16000))
+    assert any("Nothing says" in note for note in pairing.pair([first, narrow]).notes)
+    same = replace(second, about=replace(second.about, sample_rate=16000))
+    assert not any("Nothing says" in note for note in pairing.pair([first, same]).notes)
+
+
+def test_averages_are_over_what_all_have(tmp_path):
+    first, second = two(tmp_path, songs=3)
+    del second.songs[1].medians["model"]["bass"]
+    one, other = pairing.averages([first, second])
+    expected = [np.mean([e.values("model", s)[1] for s in ("vocals", "drums", "other")]) for e in (first, second)]
+    assert [one[1], other[1]] == pytest.approx(expected)
+    assert one[0] == pytest.approx(first.average()[0])
+
+
 def test_the_mean_of_a_song_is_over_the_stems_that_both_have(tmp_path):
     first, second = two(tmp_path, songs=2)
     second = replace(second, songs=(synthetic.without(second.songs[0], "bass"), second.songs[1]))
@@ -85,13 +126,13 @@ def test_the_mean_of_a_song_is_over_the_stems_that_both_have(tmp_path):
 def test_verdicts_need_songs_enough_and_an_interval_without_zero(tmp_path):
     first, second = two(tmp_path, songs=30)
     found = pairing.pair([first, second]).differences(1)
-    assert [*found] == [*first.about.stems, pairing.MEAN]
-    mean = found[pairing.MEAN][1]
+    assert [*found] == [*first.about.stems, pairing.OVERALL]
+    mean = found[pairing.OVERALL][1]
     assert mean.mean.value == pytest.approx(1.0, abs=0.3)
     assert pairing.verdict(mean, "B", "A") == "B is better"
-    assert pairing.verdict(pairing.pair([second, first]).differences(1)[pairing.MEAN][1], "A", "B") == "B is better"
+    assert pairing.verdict(pairing.pair([second, first]).differences(1)[pairing.OVERALL][1], "A", "B") == "B is better"
     few = pairing.pair([replace(one, songs=one.songs[: statistics.FEW - 1]) for one in (first, second)])
-    assert pairing.verdict(few.differences(1)[pairing.MEAN][1], "B", "A") == "too few songs to tell"
+    assert pairing.verdict(few.differences(1)[pairing.OVERALL][1], "B", "A") == "too few songs to tell"
     same = pairing.pair([first, replace(first, folder=tmp_path)]).differences(1)["vocals"][1]
     assert (same.better, same.worse, same.equal) == (0, 0, 30)
     assert pairing.verdict(same, "B", "A") == "not told apart"

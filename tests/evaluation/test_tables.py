@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from stemwise.evaluation import published, tables
+from stemwise.evaluation import pairing, published, tables
 from stemwise.evaluation.documents import METRICS
 
 
@@ -45,18 +45,25 @@ def test_the_markdown_has_medians_means_intervals_and_the_published(tmp_path):
             assert low < value < high
     systems = [row for row in cells if "(published)" in row[0]]
     assert len(systems) == len(published.SYSTEMS)
-    assert f"Published: not measured here, on {published.SONGS}." in text
+    for system in published.SYSTEMS:
+        [row] = [row for row in systems if row[0].startswith(f"*{system.title}, trained on {system.trained_on}")]
+        assert [float(cell) for cell in row[1:]] == [system.scores[stem]["SDR"] for stem in made.about.stems]
+        [line] = [line for line in text.splitlines() if line.startswith(f"- {system.name}:")]
+        for words in (system.printed_in, f"Trained on {system.trained_on}", f"scored on {system.scored_on}"):
+            assert words in line
+        assert ("Second-hand" in line) == ("second-hand" in row[0]) == system.second_hand
     assert len({len(row) for row in cells}) == 1
 
 
 def test_published_systems_stand_beside_the_same_stems_only():
     assert published.beside(("bass", "drums", "other", "vocals")) == published.SYSTEMS
-    assert {*published.beside(("vocals", "accompaniment"))[0].sdr} == {"vocals"}
+    assert {*published.beside(("vocals", "accompaniment"))[0].scores} == {"vocals"}
     assert published.beside(("vocals",))
     assert published.beside(("vocals", "piano", "drums", "bass", "other")) == ()
     assert published.beside(("piano", "accompaniment")) == ()
     for system in published.SYSTEMS:
-        assert {*system.sdr} == {*published.STEMS}
+        assert {*system.scores} == {*published.STEMS}
+        assert {tuple(scores) for scores in system.scores.values()} <= {METRICS, METRICS[:1]}
 
 
 def test_one_song_has_numbers_without_intervals(tmp_path):
@@ -66,3 +73,16 @@ def test_one_song_has_numbers_without_intervals(tmp_path):
     silent = replace(made, songs=(synthetic.without(made.songs[0], "vocals"),))
     line = next(line for line in tables.markdown(silent).splitlines() if line.startswith("| mine"))
     assert line.startswith("| mine | – |")
+
+
+def test_names_are_no_markup_in_a_table(tmp_path):
+    odd = "a|b\n*c* <i>\x1b[31m`d`"
+    made = synthetic.evaluation(tmp_path, songs=2, model=odd)
+    lines = tables.markdown(made).splitlines()
+    [line, _] = [line for line in lines if line.startswith("| a")]
+    assert line.startswith("| a\\|b\\\\n\\*c\\* \\<i\\>\\\\x1b\\[31m\\`d\\` | ")
+    first = synthetic.evaluation(tmp_path, songs=2, model="plain_name", digest="1" * 32)
+    text = tables.differences_markdown(pairing.pair([first, made]))
+    assert "\x1b" not in text
+    assert "| a\\|b\\\\n" in text
+    assert "− plain_name |" in text

@@ -77,6 +77,24 @@ def test_a_tone_is_where_its_frequency_and_its_time_are(tmp_path):
     assert (high[:790].max(), high[810:].min(), low[810:].max()) == (0, 127, -127)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_cannot_be_heard_is_refused_and_named(tmp_path, value):
+    waveforms = songs.noise(seconds=3)
+    waveforms[2, 0, 2 * 44100 + 5] = value
+    with pytest.raises(UserError, match=r"A song: NaN or infinite samples in the estimate drums after \d\.\d\d s"):
+        songs.record(tmp_path / "page.html", waveforms)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_in_a_thread_fails(tmp_path, monkeypatch):
+    def broken(samples):
+        raise RuntimeError("no encoder")
+
+    monkeypatch.setattr(sound, "opus", broken)
+    with pytest.raises(RuntimeError, match="no encoder"):
+        songs.record(tmp_path / "page.html", songs.noise(seconds=1))
+
+
 def test_silence_and_the_shortest_song_can_be_shown(tmp_path):
     for frames in (1, 5000):
         player = songs.record(tmp_path / "a.html", torch.zeros(1, 2, frames), variants=songs.VARIANTS[:1])

@@ -37,8 +37,8 @@ def every_plot(values: list[float]) -> list[str]:
     mean = statistics.mean(one.values, np.random.default_rng(0))
     return [
         plots.boxes([one, series(1.0, look=7)], [one.values], "t"),
-        plots.scatter(points, "t", "x, dB", "y, dB", diagonal=True),
-        plots.scatter(points, "t", "x, dB", "y, dB", diagonal=False),
+        plots.scatter({"": points}, "t", "x, dB", "y, dB", diagonal=True),
+        plots.scatter({"A": points, "B": points}, "t", "x, dB", "y, dB", diagonal=False),
         plots.curves({"vocals": line, "drums": []}, "t"),
         plots.songs([("a <song> & more", {"vocals": value}) for value in values], values, "t", "SDR, dB"),
         plots.shares([Series("vocals", np.abs(one.values) / 1e4, 0)], "t"),
@@ -74,7 +74,7 @@ def test_a_box_lies_where_its_quartiles_are():
 
 
 def test_points_of_a_scatter_lie_at_their_values_and_are_named():
-    root = parsed(plots.scatter([("A & B", 2.0, 6.0), ("gone", NAN, 1.0)], "t", "x, dB", "y, dB", diagonal=True))
+    root = parsed(plots.scatter({"": [("A & B", 2.0, 6.0), ("gone", NAN, 1.0)]}, "t", "x, dB", "y, dB", diagonal=True))
     points = [path for path in root.iter("path") if path.get("class").startswith("point")]
     assert [point.find("title").text for point in points] == ["A & B: 2.00, 6.00 dB"]
     ends = [
@@ -85,6 +85,17 @@ def test_points_of_a_scatter_lie_at_their_values_and_are_named():
     # Above the diagonal, which falls from left below to right above.
     share = (x - ends[0]) / (ends[2] - ends[0])
     assert y < ends[1] + share * (ends[3] - ends[1])
+
+
+def test_models_in_one_scatter_differ_in_shape_and_are_named():
+    points = [("A song", 2.0, 6.0), ("gone", NAN, 1.0)]
+    root = parsed(plots.scatter({"A": points, "B": [("A song", 2.0, -1.0)]}, "t", "x, dB", "y, dB", diagonal=False))
+    one, two = [path for path in root.iter("path") if path.get("class").startswith("point")]
+    assert [p.find("title").text for p in (one, two)] == ["A, A song: 2.00, 6.00 dB", "B, A song: 2.00, -1.00 dB"]
+    assert one.get("class") != two.get("class")
+    assert one.get("d").count(" ") != two.get("d").count(" ")  # another number of corners
+    description = root.find("desc").text
+    assert "A: 1 songs; 1 of them above the line of no difference. B: 1 songs; 0 of them" in description
 
 
 def mark_middle(path: str) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """The page of a comparison: its differences are those of the evaluations."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import synthetic
 from html_tables import Reader, number
 from stemwise.evaluation import pairing
+from stemwise.evaluation.documents import METRICS
 from stemwise.evaluation.pairing import Paired
-from stemwise.report import comparison
+from stemwise.report import comparison, evaluation
 
 
 def paired(tmp_path, songs: int = 8, models: int = 2) -> Paired:
@@ -49,6 +51,58 @@ def test_songs_stand_in_the_order_of_how_far_the_models_are_apart(tmp_path):
         assert row[0] == [found.evaluations[0].songs[place].name]
         assert number(row[3][0]) == pytest.approx(apart[place], abs=0.0051)
         assert number(row[2][0]) - number(row[1][0]) == pytest.approx(apart[place], abs=0.011)
+
+
+def test_it_has_all_that_the_page_of_one_model_has(tmp_path):
+    found = paired(tmp_path, songs=12, models=3)
+    for one in found.evaluations:
+        synthetic.write_documents(one)
+    text = comparison.write(found, tmp_path).read_text()
+    alone = evaluation.write(found.evaluations[0]).read_text()
+    for heading in re.findall(r"<h[23][^>]*>([^<]+)</h[23]>", alone):
+        assert heading in text or heading.startswith("Above")
+    for stem in found.stems:
+        assert f"Improvement of {stem} against its input SDR" in text
+        assert text.count(f"SDR along Song 3: {stem}<") <= 1
+    assert len(re.findall("SDR along Song", text)) == comparison.ALONG * len(found.stems)
+    assert "A: median" in text  # each line is a model's
+    assert "A and B and C: above 11.0 kHz" in text
+
+
+def test_measures_are_those_of_each_model(tmp_path):
+    found = paired(tmp_path, songs=7)
+    tables = page_of(found, tmp_path).tables
+    for key, statistic in (("medians", np.median), ("means", np.mean)):
+        groups = [row for row in tables[key][1:] if len(row) == 1 or row[0][0] in {"A", "B", "mixture", "oracle"}]
+        assert [row[0][0] for row in groups[:5]] == ["vocals", "A", "B", "mixture", "oracle"]
+        for row, one in zip(groups[1:3], found.evaluations, strict=True):
+            expected = [statistic(one.values("model", "vocals", metric)) for metric in METRICS]
+            np.testing.assert_allclose([number(cell[0]) for cell in row[1:]], expected, atol=0.0051)
+
+
+def test_models_are_averaged_over_the_stems_that_all_have(tmp_path):
+    found = paired(tmp_path, songs=2)
+    silent = found.evaluations[1].songs[0].medians["model"]
+    del silent["drums"]
+    row = next(row for row in page_of(found, tmp_path).tables["song-table"] if row[0] == ["Song 0"])
+    expected = [
+        np.mean([one.songs[0].medians["model"][stem]["SDR"] for stem in ("vocals", "bass", "other")])
+        for one in found.evaluations
+    ]
+    assert [number(cell[0]) for cell in row[1:3]] == pytest.approx(expected, abs=0.0051)
+    assert number(row[3][0]) == pytest.approx(expected[1] - expected[0], abs=0.0051)
+
+
+def test_each_band_has_its_energy(tmp_path):
+    one, two = (
+        synthetic.evaluation(tmp_path / name, 2, name, digest=name * 32, band=band)
+        for name, band in (("1", 11025.0), ("2", 16000.0))
+    )
+    reader = page_of(pairing.pair([one, two]), tmp_path)
+    assert {"band-table", "band-table-2"} <= reader.tables.keys()
+    old = replace(two, songs=tuple(replace(song, above={}) for song in two.songs))
+    reader = page_of(pairing.pair([one, old]), tmp_path)
+    assert "band-table-2" not in reader.tables
 
 
 def test_three_models_are_each_compared_with_the_first(tmp_path):

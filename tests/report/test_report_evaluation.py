@@ -1,5 +1,6 @@
 """The page of an evaluation: its tables are the evaluation's numbers, whatever the songs are called and lack."""
 
+import html
 import json
 import math
 from dataclasses import replace
@@ -12,7 +13,7 @@ from html_tables import Reader, number
 from stemwise.evaluation import published
 from stemwise.evaluation.documents import METRICS
 from stemwise.evaluation.results import Evaluation
-from stemwise.report import evaluation, plots
+from stemwise.report import evaluation, plots, scores
 
 
 def page_of(made: Evaluation, **options) -> Reader:
@@ -41,11 +42,29 @@ def test_the_headline_table_is_the_evaluations_medians(tmp_path):
             assert low <= number(cell[0]) <= high
         assert number(mean[0]) == pytest.approx(np.mean(medians), abs=0.0051)
     # What others published is all that is left, to the digit, and says so.
-    assert [row[0] for row in page_of(made).tables["headline"] if len(row) == 1] == [[evaluation.PUBLISHED]]
+    assert [row[0] for row in page_of(made).tables["headline"] if len(row) == 1] == [[scores.PUBLISHED]]
     systems = [row for row in page_of(made).tables["headline"] if len(row) > 1][4:]
     for row, system in zip(systems, published.SYSTEMS, strict=True):
-        assert row[0] == [system.name, f"trained on {system.trained_on}"]
-        assert [number(cell[0]) for cell in row[1:-1]] == [system.sdr[stem] for stem in made.about.stems]
+        assert row[0] == [system.title, f"trained on {system.trained_on}"]
+        assert [number(cell[0]) for cell in row[1:-1]] == [system.scores[stem]["SDR"] for stem in made.about.stems]
+
+
+def test_what_others_published_is_named_with_its_source_and_data(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=2)
+    text = html.unescape(evaluation.write(made).read_text())
+    method = text[text.index('<section id="method"') :]
+    for system in published.SYSTEMS:
+        assert published.source(system) in method
+        assert system.title in text[: text.index('<section id="songs"')]
+    assert sum(system.second_hand for system in published.SYSTEMS) == method.count("Second-hand: ") == 2
+    # All four measures where they are printed, and in no table of means.
+    tables = page_of(made).tables
+    whole = [system for system in published.SYSTEMS if system.is_whole]
+    shown = [row for row in tables["medians"][1:] if row[0][0] in {system.title for system in published.SYSTEMS}]
+    expected = [[system.scores[stem][m] for m in METRICS] for stem in made.about.stems for system in whole]
+    assert len(whole) == 4
+    assert [[number(cell[0]) for cell in row[1:]] for row in shown] == expected
+    assert not {row[0][0] for row in tables["means"][1:]} & {system.title for system in published.SYSTEMS}
 
 
 def test_the_tables_of_all_measures_are_the_evaluations(tmp_path):
@@ -58,7 +77,8 @@ def test_the_tables_of_all_measures_are_the_evaluations(tmp_path):
             for variant in made.variants
         ]
         assert [row[0][0] for row in found if len(row) == 1] == list(made.about.stems)
-        for row, (variant, *values) in zip([row for row in found if len(row) > 1], expected, strict=True):
+        measured = [row for row in found if len(row) > 1 and row[0][0] in made.variants]
+        for row, (variant, *values) in zip(measured, expected, strict=True):
             assert row[0] == [variant]
             np.testing.assert_allclose([number(cell[0]) for cell in row[1:]], values, atol=0.0051)
 
@@ -73,7 +93,7 @@ def test_every_song_has_its_row_with_what_it_gained(tmp_path):
         length, mean, gained, *values = (cell[0] for cell in found[song.name])
         assert length == "3:20"
         assert number(mean) == pytest.approx(made.average()[place], abs=0.0051)
-        assert number(gained) == pytest.approx((made.average() - made.average("mixture"))[place], abs=0.0051)
+        assert number(gained) == pytest.approx(made.gain()[place], abs=0.0051)
         expected = [song.medians["model"].get(stem, {}).get("SDR", math.nan) for stem in made.about.stems]
         np.testing.assert_allclose([number(value) for value in values], expected, atol=0.0051)
     assert "drums in 1" in evaluation.write(made).read_text()
@@ -94,10 +114,23 @@ def test_a_song_is_shown_over_time_from_its_document(tmp_path):
     (tmp_path / "model").mkdir()
     document = json.dumps({"targets": [{"name": "vocals", "frames": frames}]})
     (tmp_path / "model" / made.songs[1].file).write_text(document)
-    text = evaluation.write(made, chosen=made.songs).read_text()
+    text = evaluation.write(made).read_text()
     assert "SDR along Song 1" in text
     assert "SDR along Song 0" not in text  # its document is gone
     assert "vocals: median 5.00; drums: silent" in text
+    (tmp_path / "model" / made.songs[1].file).unlink()
+    assert "their documents beside the scores are gone" in evaluation.write(made).read_text()
+
+
+def test_songs_over_time_are_as_many_as_fit(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=2 * evaluation.ALONG, stems=("vocals",))
+    synthetic.write_documents(made)
+    text = evaluation.write(made).read_text()
+    shown = {song.name for song in made.songs if f"SDR along {song.name}<" in text}
+    ranked = sorted(made.songs, key=lambda song: song.medians["model"]["vocals"]["SDR"])
+    assert len(shown) == evaluation.ALONG
+    assert {ranked[0].name, ranked[-1].name} <= shown
+    assert f"{evaluation.ALONG} songs, evenly over their ranks" in text
 
 
 @pytest.mark.parametrize("songs", [1, 2, 12])

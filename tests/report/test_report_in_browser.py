@@ -5,7 +5,7 @@ import pytest
 import songs
 import synthetic
 from stemwise.evaluation import pairing
-from stemwise.report import comparison, evaluation
+from stemwise.report import comparison, evaluation, page
 from stemwise.report.listening import Variant
 
 PHONE = {"width": 390, "height": 844}
@@ -91,7 +91,7 @@ def test_models_are_switched_between_on_the_page_of_a_comparison(open_page, page
         Variant("mixture"),
         Variant("truth", "vocals"),
     ]
-    path = tmp_path / comparison.FILE
+    path = tmp_path / page.FILE
     player = songs.record(path, songs.noise(len(variants), seconds=2), "A song (B − A: +1.00 dB)", variants=variants)
     comparison.write(pairing.pair([pages[2], pages[2]]), tmp_path, [player])
     tab = open_page(path)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from stemwise.errors import UserError
@@ -49,16 +51,29 @@ def fingerprint_now(path: Place) -> str:
     return _remote_fingerprint(path, stores.look(path)) if isinstance(path, Url) else _local_fingerprint(path)
 
 
+def content(path: Place) -> str:
+    """The same for a file that may be copied: of its size and the three pieces only, so that copies are alike.
+
+    Of a URL it is the fingerprint.
+    """
+    return fingerprint(path) if isinstance(path, Url) else _pieces(path, lambda stat: [stat.st_size])
+
+
 def _remote_fingerprint(url: Url, state: stores.State) -> str:
     return hashlib.blake2b(json.dumps([str(url), *state]).encode(), digest_size=20).hexdigest()
 
 
 def _local_fingerprint(path: Path) -> str:
+    names = [path.absolute().parent.name, path.name]
+    return _pieces(path, lambda stat: [*names, stat.st_size, stat.st_mtime_ns])
+
+
+def _pieces(path: Path, known: Callable[[os.stat_result], list[str | int]]) -> str:
+    """Of three pieces of a file, and of what is `known` about it."""
     piece = 1 << 16
     try:
         stat = path.stat()
-        known = [path.absolute().parent.name, path.name, stat.st_size, stat.st_mtime_ns]
-        digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=20)
+        digest = hashlib.blake2b(json.dumps(known(stat)).encode(), digest_size=20)
         with path.open("rb") as file:
             for place in (0, stat.st_size // 2, max(stat.st_size - piece, 0)):
                 file.seek(place)

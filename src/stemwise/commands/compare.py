@@ -4,16 +4,15 @@ It takes the folders of `stemwise evaluate`, no Hydra values, because a folder m
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stemwise.commands import streams
 from stemwise.errors import UserError
 
 if TYPE_CHECKING:
     from stemwise.evaluation.pairing import Paired
     from stemwise.evaluation.results import Evaluation, Scored
-    from stemwise.report.listening import Player
     from stemwise.separator import Separator
 
 EXAMPLES = """examples:
@@ -50,19 +49,22 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(options: argparse.Namespace) -> int:
     """Writes the comparison into `options.output`."""
     from stemwise.evaluation import pairing, results, tables
-    from stemwise.report import comparison, listening, page
+    from stemwise.report import comparison, hearing, listening, page
 
     _check(options)
     paired = pairing.pair(pairing.named([results.read(folder) for folder in options.folders]))
     for note in paired.notes:
-        print(note, file=sys.stderr)
-    path = options.output / comparison.FILE
-    players, unheard = _players(paired, path, options.songs)
+        streams.say(note)
+    path = options.output / page.FILE
     table = tables.differences_markdown(paired)
-    page.replace(options.output / "comparison.csv", tables.differences_csv(paired))
-    page.replace(options.output / "comparison.md", table)
-    comparison.write(paired, options.output, players, unheard)
-    listening.tidy(path, players)
+    with listening.publishing(path) as players:
+        songs = _chosen(paired, options.songs)
+        unheard = hearing.record(players, path, songs, paired.stems, lambda: _models(paired))
+        if unheard:
+            streams.say(unheard)
+        page.replace(options.output / "comparison.csv", tables.differences_csv(paired))
+        page.replace(options.output / "comparison.md", table)
+        comparison.write(paired, options.output, players, unheard)
     print(f"\n{table}\nReport: {path}")
     return 0
 
@@ -81,21 +83,6 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.songs < 0:
         raise UserError(f"--songs {options.songs}: less than none. Give how many songs to listen to, or 0.")
-
-
-def _players(paired: "Paired", path: Path, count: int) -> "tuple[list[Player], str]":
-    """Players of the songs to hear; or, where models or songs are no longer there, none and the reason."""
-    from stemwise.report import hearing
-
-    songs = _chosen(paired, count)
-    if not songs:
-        return [], ""
-    try:
-        return hearing.players(path, songs, paired.stems, _models(paired)), ""
-    except UserError as error:
-        # The scores are all there; what is missing may lie on another machine.
-        print(f"No songs to listen to: {error}", file=sys.stderr)
-        return [], f"There are no songs to listen to: {error}"
 
 
 def _chosen(paired: "Paired", count: int) -> "dict[str, Scored]":

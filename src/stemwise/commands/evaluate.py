@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from stemwise import launch
+from stemwise.commands import streams
 from stemwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ def _name(given: str, checkpoint: Path) -> str:
 
 
 def _write(evaluation: "Evaluation", scores: "Scores") -> None:
-    """Leaves the tables in the folder, and prints the one of medians."""
+    """Leaves the tables in the folder, and prints the one of medians.
+
+    `evaluation.json` comes last: where it is, all of them are of these scores.
+    """
     from stemwise.evaluation import results, tables
     from stemwise.report import page
 
@@ -121,41 +125,36 @@ def _write(evaluation: "Evaluation", scores: "Scores") -> None:
     table = scores.table(about.stems)
     name = "museval" if about.solver == "museval" else f"BSSEval v4 (solver={about.solver})"
     heading = f"{name}, dB, median of 1 s windows, then of songs:"
-    results.write(evaluation)
-    values = json.dumps(results.finite(scores.values), indent=1, allow_nan=False)
     texts = {
         "scores.md": f"{heading}\n\n{table}\n\n{tables.markdown(evaluation)}",
-        "scores.json": values,
+        "scores.json": json.dumps(results.finite(scores.values), indent=1, allow_nan=False),
         "scores.csv": tables.songs_csv(evaluation),
     }
     for file, text in texts.items():
         page.replace(folder / file, text)
+    results.write(evaluation)
     print(f"\n{heading}\n\n{table}\n")
     if scores.silent:
         songs = "; ".join(f"{song}: {', '.join(names)}" for song, names in scores.silent.items())
-        print(f"{len(scores.silent)} songs with silent stems, which have no score there: {songs}")
+        print(streams.plain(f"{len(scores.silent)} songs with silent stems, which have no score there: {songs}"))
     print(f"Scores: {folder}")
 
 
 def _show(evaluation: "Evaluation", count: int, model: "Separator") -> None:
-    """Leaves `report.html` in the folder, with `count` songs to see over time and to hear."""
+    """Leaves `report.html` in the folder, with `count` songs to hear."""
     from stemwise.evaluation import statistics
     from stemwise.report import evaluation as report
-    from stemwise.report import hearing, listening
+    from stemwise.report import hearing, listening, page
 
     average = evaluation.average()
-    places = statistics.spread(average, count)
-    chosen = [evaluation.songs[place] for place in places]
-    titles = {f"{song.name} ({average[place]:.2f} dB)": song for song, place in zip(chosen, places, strict=True)}
-    path = evaluation.folder / report.FILE
-    players, unheard = [], ""
-    try:
-        players = hearing.players(path, titles, evaluation.about.stems, {"": model})
-    except UserError as error:
-        unheard = f"There are no songs to listen to: {error}"  # the scores are all there
-        log.warning("%s", unheard)
-    report.write(evaluation, chosen, players, unheard)
-    listening.tidy(path, players)
+    places = statistics.spread(evaluation.standing(), count)
+    titles = {f"{song.name} ({average[place]:.2f} dB)": song for place in places for song in [evaluation.songs[place]]}
+    path = evaluation.folder / page.FILE
+    with listening.publishing(path) as players:
+        unheard = hearing.record(players, path, titles, evaluation.about.stems, lambda: {"": model})
+        if unheard:
+            log.warning("%s", streams.plain(unheard))
+        report.write(evaluation, players, unheard)
     print(f"Report: {path}")
 
 

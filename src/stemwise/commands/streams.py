@@ -62,14 +62,14 @@ def send(path: Path) -> None:
 def list_files(targets: Sequence[Path]) -> None:
     """Names the stems on standard output, for the next program. That nobody reads them is no reason to stop."""
     try:
-        print("\n".join(_plain(str(target)) for target in targets), flush=True)
+        print("\n".join(plain(str(target)) for target in targets), flush=True)
     except BrokenPipeError:
         _close_stdout()
 
 
 def say(line: str) -> None:
     """Prints a line on standard error."""
-    print(_plain(line), file=sys.stderr)
+    print(plain(line), file=sys.stderr)
 
 
 def _close_stdout() -> None:
@@ -77,6 +77,6 @@ def _close_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _plain(line: str) -> str:
+def plain(line: str) -> str:
     """The line with control characters, which a song's name may hold, made visible."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], line)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], line)

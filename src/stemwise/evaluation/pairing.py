@@ -1,18 +1,18 @@
 """Several evaluations brought to what they have in common, so that they can be compared song by song."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stemwise.errors import UserError, raise_all
 from stemwise.evaluation import statistics
-from stemwise.evaluation.results import MIXTURE, MODEL, Evaluation
+from stemwise.evaluation.results import MIXTURE, MODEL, Evaluation, Scored
 from stemwise.evaluation.statistics import Array, Difference
 
-MEAN = "mean of stems"
+OVERALL = "mean of stems"
 LENGTH = 0.1  # seconds by which two readings of a song may differ
-LEVEL = 0.1  # dB by which two scores of one mixture may differ; two solvers differ by 0.001
+SAME = 0.1  # dB by which two scores of one mixture may differ; two solvers differ by 0.001
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,13 @@ class Paired:
 
     def average_difference(self, number: int) -> Array:
         """dB (K,): the mean over the stems of a song that both have; nan where there is none."""
-        every = np.stack([self.difference(number, stem) for stem in self.stems])
-        count = np.isfinite(every).sum(axis=0)
-        return np.where(count > 0, np.nansum(every, axis=0) / np.maximum(count, 1), np.nan)
+        return statistics.average(np.stack([self.difference(number, stem) for stem in self.stems]))
 
     def differences(self, number: int) -> dict[str, tuple[Array, Difference]]:
         """Of one model's SDR against the first's: of each stem, and of the mean of a song's stems."""
         values = {stem: self.difference(number, stem) for stem in self.stems}
         if len(self.stems) > 1:
-            values[MEAN] = self.average_difference(number)
+            values[OVERALL] = self.average_difference(number)
         generator = np.random.default_rng(statistics.SEED)
         return {name: (apart, statistics.difference(apart, generator)) for name, apart in values.items()}
 
@@ -53,17 +51,26 @@ def pair(evaluations: Sequence[Evaluation]) -> Paired:
         listed = "; ".join(f"{one.folder}: {', '.join(one.about.stems)}" for one in evaluations)
         raise UserError(f"no stem is in all evaluations ({listed}). Compare models of the same stems.")
     names = [{song.name for song in one.songs} for one in evaluations]
-    common = [song.name for song in first.songs if all(song.name in found for found in names)]
+    shared = set.intersection(*names)
+    common = [song.name for song in first.songs if song.name in shared]
     if not common:
         listed = "; ".join(f"{one.folder}: {one.about.data}, {one.about.split}" for one in evaluations)
         raise UserError(f"no song is in all evaluations ({listed}). Evaluate the models on the same data and split.")
-    alike = tuple(one.only(common) for one in evaluations)
-    problems = [problem for other in alike[1:] for problem in _unlike(alike[0], other, stems)]
+    alike = tuple(one.only(common, stems) for one in evaluations)
+    problems = [problem for other in alike[1:] for problem in _unlike(alike[0], other)]
     raise_all(problems, heading="songs of the same name that are not the same")
-    return Paired(alike, stems, tuple(_notes(evaluations, common, stems)))
+    doubts = [note for other in alike[1:] for note in _doubts(alike[0], other)]
+    return Paired(alike, stems, (*_left_out(evaluations, shared, stems), *_circumstances(evaluations), *doubts))
 
 
-def _unlike(first: Evaluation, other: Evaluation, stems: Sequence[str]) -> list[str]:
+def averages(evaluations: Sequence[Evaluation]) -> list[Array]:
+    """dB (K,) of each: the mean over the stems of a song for which all of them have a score."""
+    every = np.stack([[one.values(MODEL, stem) for stem in evaluations[0].about.stems] for one in evaluations])
+    every[:, ~np.isfinite(every).all(axis=0)] = np.nan
+    return [statistics.average(one) for one in every]
+
+
+def _unlike(first: Evaluation, other: Evaluation) -> list[str]:
     """What shows that two evaluations read other files under the same names."""
     found = [
         f"{one.name}: {one.seconds:.1f} s in {first.folder}, {two.seconds:.1f} s in {other.folder}. Evaluate both "
@@ -71,27 +78,65 @@ def _unlike(first: Evaluation, other: Evaluation, stems: Sequence[str]) -> list[
         for one, two in zip(first.songs, other.songs, strict=True)
         if abs(one.seconds - two.seconds) > LENGTH
     ]
-    if (first.about.sample_rate, first.about.channels) != (other.about.sample_rate, other.about.channels):
+    if not _in_one_form(first, other):
         return found
     # The mixture's own score tells contents apart, and takes no reading of files.
-    for stem in stems:
+    for stem in first.about.stems:
         before, after = (one.values(MIXTURE, stem) for one in (first, other))
         found += [
             f"{first.songs[place].name}: the unprocessed mixture has {before[place]:.2f} dB on {stem} in "
             f"{first.folder}, {after[place]:.2f} dB in {other.folder}. Evaluate both models on the same files and "
             "stem_sums."
-            for place in np.flatnonzero(np.abs(before - after) > LEVEL)
+            for place in np.flatnonzero(np.abs(before - after) > SAME)
         ]
-    return found
+    return found + [
+        f"{one.name}: its files in {first.folder} are not those in {other.folder}, and no score of the mixture tells "
+        "whether they sound the same. Evaluate both models on the same files, or both with baselines=[mixture]."
+        for one, two in _unscored(first, other)
+        if _same_files(one, two, first.about.stems) is False
+    ]
 
 
-def _notes(evaluations: Sequence[Evaluation], common: Sequence[str], stems: Sequence[str]) -> list[str]:
+def _doubts(first: Evaluation, other: Evaluation) -> list[str]:
+    """A sentence on the songs of which nothing says that both evaluations read the same files, if there are any."""
+    stems = first.about.stems
+    found = [one.name for one, two in _unscored(first, other) if not _same_files(one, two, stems)]
+    names = f"{first.about.model} and {other.about.model}"
+    return [f"Nothing says that {names} were given the same files of {_listed(found)}."] if found else []
+
+
+def _unscored(first: Evaluation, other: Evaluation) -> list[tuple[Scored, Scored]]:
+    """The songs, as both have them, of which no score of the mixture can be compared."""
+    pairs = zip(first.songs, other.songs, strict=True)
+    if not _in_one_form(first, other):
+        return list(pairs)
+    mixtures = zip(first.average(MIXTURE), other.average(MIXTURE), strict=True)
+    return [pair for pair, both in zip(pairs, mixtures, strict=True) if not np.isfinite(both).all()]
+
+
+def _in_one_form(first: Evaluation, other: Evaluation) -> bool:
+    one, two = first.about, other.about
+    return (one.sample_rate, one.channels) == (two.sample_rate, two.channels)
+
+
+def _same_files(one: Scored, two: Scored, stems: Sequence[str]) -> bool | None:
+    """Whether the files of the mixture and the stems have the same content; None if one evaluation does not say."""
+    pairs = [(one.marks.get(key), two.marks.get(key)) for key in ("", *stems)]
+    return None if any(None in pair for pair in pairs) else all(before == after for before, after in pairs)
+
+
+def _left_out(evaluations: Sequence[Evaluation], shared: Set[str], stems: Sequence[str]) -> list[str]:
     notes = []
     for one in evaluations:
-        if left := [song.name for song in one.songs if song.name not in {*common}]:
+        if left := [song.name for song in one.songs if song.name not in shared]:
             notes.append(f"{one.about.model}: {_listed(left)} not in the others, and left out.")
         if left := [stem for stem in one.about.stems if stem not in stems]:
             notes.append(f"{one.about.model}: the stems {', '.join(left)} are not in the others, and left out.")
+    return notes
+
+
+def _circumstances(evaluations: Sequence[Evaluation]) -> list[str]:
+    notes = []
     first = evaluations[0].about
     for key, words in (
         ("solver", "computed by"),

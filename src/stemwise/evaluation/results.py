@@ -9,17 +9,18 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stemwise.cache import fingerprints
 from stemwise.catalogue import Song
 from stemwise.errors import UserError
-from stemwise.evaluation import documents
+from stemwise.evaluation import documents, statistics
 from stemwise.evaluation.documents import Medians, Scores, SongScores
-from stemwise.evaluation.statistics import Array
+from stemwise.evaluation.statistics import Array, Summary
 from stemwise.index import Cell, Signal
 
 FILE = "evaluation.json"
@@ -47,11 +48,16 @@ class About:
 
 @dataclass(frozen=True)
 class Scored(SongScores):
-    """A song's scores, the name of its documents, and the files that it was read from."""
+    """A song's scores, the name of its documents, and the files that it was read from.
+
+    `marks` stand for the content of the files of each stem, and as `""` of the mixture; evaluations from before there
+    were any have none.
+    """
 
     file: str
     mixture: tuple[str, ...]
     stems: Mapping[str, tuple[str, ...]]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def song(self) -> Song:
         """The song to be read once more."""
@@ -80,18 +86,40 @@ class Evaluation:
 
     def average(self, variant: str = MODEL, metric: str = "SDR") -> Array:
         """dB (K,), the mean over a song's stems that have a score; nan where none has."""
-        every = np.stack([self.values(variant, stem, metric) for stem in self.about.stems])
-        count = np.isfinite(every).sum(axis=0)
-        return np.where(count > 0, np.nansum(every, axis=0) / np.maximum(count, 1), np.nan)
+        return statistics.average(np.stack([self.values(variant, stem, metric) for stem in self.about.stems]))
+
+    def improvement(self, stem: str) -> Array:
+        """dB (K,) of SDR by which the model is above the unprocessed mixture; nan where one has no score."""
+        return self.values(MODEL, stem) - self.values(MIXTURE, stem)
+
+    def gain(self) -> Array:
+        """dB (K,), the mean improvement over the stems of a song for which both have a score."""
+        return statistics.average(np.stack([self.improvement(stem) for stem in self.about.stems]))
+
+    def standing(self) -> Array:
+        """dB (K,) by which a song's stems lie above the median of their stem, on average: what songs are ranked by.
+
+        Means of songs would not do: one without vocals would be ranked by its other stems, which may all be easier.
+        """
+        values = [self.values(MODEL, stem) for stem in self.about.stems]
+        medians = [np.median(known) if len(known := v[np.isfinite(v)]) else math.nan for v in values]
+        return statistics.average(np.stack([v - median for v, median in zip(values, medians, strict=True)]))
+
+    def summary(self, variant: str, stem: str, metric: str = "SDR", statistic: str = "median") -> Summary:
+        """`median` or `mean` over songs, with the interval that is the same wherever it is shown."""
+        generator = np.random.default_rng(statistics.SEED)
+        summarize = statistics.median if statistic == "median" else statistics.mean
+        return summarize(self.values(variant, stem, metric), generator)
 
     def above(self, stem: str) -> Array:
         """Shares (K,) of the true stem's energy above the band; nan where that was not measured."""
         return np.array([song.above.get(stem, math.nan) for song in self.songs], dtype=np.float64)
 
-    def only(self, names: Sequence[str]) -> "Evaluation":
-        """The same of these songs, in this order."""
+    def only(self, names: Sequence[str], stems: Sequence[str]) -> "Evaluation":
+        """The same of these songs and stems, in this order."""
         by_name = {song.name: song for song in self.songs}
-        return replace(self, songs=tuple(by_name[name] for name in names))
+        about = replace(self.about, stems=tuple(stems))
+        return replace(self, about=about, songs=tuple(by_name[name] for name in names))
 
     def curves(self, song: Scored, variant: str = MODEL, metric: str = "SDR") -> dict[str, list[tuple[float, float]]]:
         """Per stem, (seconds, dB) of the windows of one song; empty where its document is gone."""
@@ -103,13 +131,16 @@ class Evaluation:
 
 
 def gather(folder: Path, about: About, songs: Sequence[Song], scores: Scores) -> Evaluation:
-    """The evaluation of these songs, whose scores are in the same order."""
+    """The evaluation of these songs, whose scores are in the same order. Raises `UserError` if a file is gone."""
     scored = [
         Scored(
             **vars(found),
             file=documents.file_name(song.name),
             mixture=_texts(song.mixture),
             stems={stem: _texts(cells) for stem, cells in zip(about.stems, song.stems, strict=True)},
+            marks={
+                key: _mark(cells) for key, cells in zip(("", *about.stems), (song.mixture, *song.stems), strict=True)
+            },
         )
         for song, found in zip(songs, scores.songs, strict=True)
     ]
@@ -132,11 +163,21 @@ def read(folder: Path) -> Evaluation:
         raise UserError(f"{folder}: {_missing(folder)}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Check the path and who may read it.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not what stemwise evaluate writes ({type(error).__name__}: {error}). Evaluate the model once "
-            "more: songs that are scored are kept."
-        ) from None
+    except UserError:
+        raise
+    except json.JSONDecodeError as error:
+        raise _odd(path, f"no JSON from line {error.lineno} on") from None
+    except KeyError as error:
+        raise _odd(path, f"{error} is missing in it") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _odd(path, f"something in it is of another kind: {error}") from None
+
+
+def _odd(path: Path, found: str) -> UserError:
+    return UserError(
+        f"{path}: not what stemwise evaluate writes ({found}). Evaluate the model once more: songs that are scored are "
+        "kept."
+    )
 
 
 def digest(path: Path) -> str:
@@ -161,9 +202,14 @@ def _missing(folder: Path) -> str:
     return f"no {FILE}, so no evaluation. Name a folder that stemwise evaluate has written."
 
 
-def _parsed(folder: Path, document: Mapping[str, Any]) -> Evaluation:
-    if document.get("format") != FORMAT:
-        raise ValueError(f"format {document.get('format')}, where this version reads {FORMAT}")
+def _parsed(folder: Path, document: Any) -> Evaluation:
+    if not isinstance(document, dict):
+        raise TypeError(f"a {type(document).__name__} where an object should be")
+    if (found := document.get("format")) != FORMAT:
+        raise UserError(
+            f"{folder / FILE}: of format {found}, and this version of stemwise reads {FORMAT}. Read it with the "
+            "version that wrote it, or evaluate the model once more."
+        )
     names = About.__dataclass_fields__
     about = About(**{name: document[name] for name in names} | {"stems": tuple(document["stems"])})
     return Evaluation(folder, about, tuple(_song(song) for song in document["songs"]))
@@ -179,6 +225,7 @@ def _song(found: Mapping[str, Any]) -> Scored:
         file=str(found["file"]),
         mixture=tuple(found["mixture"]),
         stems={stem: tuple(cells) for stem, cells in found["stems"].items()},
+        marks={key: str(mark) for key, mark in found.get("marks", {}).items()},
     )
 
 
@@ -193,6 +240,12 @@ def _number_of_each(values: Mapping[str, float | None]) -> dict[str, float]:
 def _texts(signal: Signal) -> tuple[str, ...]:
     """The cells as an index holds them, with the whole path."""
     return tuple(replace(cell, path=cell.path.absolute()).text(NOWHERE) for cell in signal)
+
+
+def _mark(signal: Signal) -> str:
+    """Stands for the content of these cells, wherever their files lie and whatever they are called."""
+    parts = [(fingerprints.content(cell.path), cell.stream, cell.channel) for cell in signal]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def _signal(cells: Sequence[str]) -> Signal:

@@ -15,7 +15,7 @@ Statistic = Callable[..., Array]
 
 SEED = 0  # of the draws: the same scores give the same intervals
 DRAWS = 2000
-LEVEL = 0.95
+CONFIDENCE = 0.95
 TIE = 0.005  # dB
 # Of fewer songs a percentile interval of the mean is too narrow: of equal models with normal differences it leaves out
 # zero in 14 of 100 comparisons of 6 songs, in 9 of 10 songs, in 6 of 20, in 5 of 50.
@@ -81,7 +81,7 @@ def interval(values: Array, statistic: Statistic, generator: Generator) -> tuple
         statistic(generator.choice(values, size=(min(step, DRAWS - start), len(values))), axis=1)
         for start in range(0, DRAWS, step)
     ]
-    low, high = np.quantile(np.concatenate(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(np.concatenate(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
@@ -93,6 +93,12 @@ def _summary(values: Array, statistic: Statistic, generator: Generator) -> Summa
 
 def _known(values: Array) -> Array:
     return values[np.isfinite(values)]
+
+
+def average(every: Array) -> Array:
+    """Of (S, K) the mean over S of what is known of each song, (K,); nan where nothing is."""
+    count = np.isfinite(every).sum(axis=0)
+    return np.where(count > 0, np.nansum(every, axis=0) / np.maximum(count, 1), np.nan)
 
 
 def spread(values: Array, count: int) -> list[int]:

@@ -3,11 +3,10 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator
 
-import numpy as np
-
-from stemwise.evaluation import published, statistics
+from stemwise.evaluation import published
 from stemwise.evaluation.documents import METRICS
 from stemwise.evaluation.pairing import Paired, verdict
 from stemwise.evaluation.results import MIXTURE, MODEL, Evaluation, Scored
@@ -55,34 +54,34 @@ def digits(number: float, count: int = 5) -> str:
 def markdown(evaluation: Evaluation) -> str:
     """SDR per stem of model, baselines and published systems, with intervals; then means."""
     stems = evaluation.about.stems
-    heads = f"| SDR, dB | {' | '.join(stems)} |\n|---|{'---:|' * len(stems)}"
+    heads = f"| SDR, dB | {' | '.join(map(cell, stems))} |\n|---|{'---:|' * len(stems)}"
     lines = [f"Median over {_count(evaluation)} with its 95 % interval (bootstrap over songs):", "", heads]
     lines += [_line(variant, evaluation, "median") for variant in evaluation.variants]
     systems = published.beside(stems)
     for system in systems:
-        cells = " | ".join(f"{system.sdr[stem]:.2f}" if stem in system.sdr else "" for stem in stems)
-        lines.append(f"| *{system.name}, trained on {system.trained_on} (published)* | {cells} |")
+        cells = " | ".join(f"{system.scores[stem]['SDR']:.2f}" if stem in system.scores else "" for stem in stems)
+        lines.append(f"| *{system.title}, trained on {system.trained_on} (published)* | {cells} |")
     if systems:
-        lines += ["", f"Published: not measured here, on {published.SONGS}."]
+        lines += ["", "Published by others, not measured here:", ""]
+        lines += [f"- {published.source(system)}" for system in systems]
     lines += ["", "Mean over the songs with its 95 % interval:", "", heads]
     lines += [_line(variant, evaluation, "mean") for variant in evaluation.variants]
     return "\n".join(lines) + "\n"
 
 
 def _line(variant: str, evaluation: Evaluation, statistic: str) -> str:
-    cells = [interval(summary(evaluation, variant, stem, "SDR", statistic)) for stem in evaluation.about.stems]
+    cells = [bracketed(evaluation.summary(variant, stem, statistic=statistic)) for stem in evaluation.about.stems]
     name = evaluation.about.model if variant == MODEL else variant
-    return f"| {name.replace('|', '/')} | {' | '.join(cells)} |"
+    return f"| {cell(name)} | {' | '.join(cells)} |"
 
 
-def summary(evaluation: Evaluation, variant: str, stem: str, metric: str, statistic: str) -> Summary:
-    """`median` or `mean` over songs, with the interval that is the same wherever it is shown."""
-    generator = np.random.default_rng(statistics.SEED)
-    summarize = statistics.median if statistic == "median" else statistics.mean
-    return summarize(evaluation.values(variant, stem, metric), generator)
+def cell(name: str) -> str:
+    """A name as a cell of a Markdown table shows it: nothing in it is markup, or ends the cell or the line."""
+    visible = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], name)
+    return re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", visible)
 
 
-def interval(found: Summary) -> str:
+def bracketed(found: Summary) -> str:
     """`4.32 [3.90, 4.71]`, or what there is of it."""
     if not math.isfinite(found.value):
         return "–"
@@ -113,12 +112,14 @@ def differences_markdown(paired: Paired) -> str:
     """The paired differences of each model and the first, per stem."""
     lines = ["| SDR | stem | mean difference, dB | 95 % interval | better | worse | equal | taken together |"]
     lines.append("|---|---|---:|---|---:|---:|---:|---|")
-    first, *others = [one.about.model.replace("|", "/") for one in paired.evaluations]
+    first, *others = [cell(one.about.model) for one in paired.evaluations]
     for number, name in enumerate(others, 1):
         for stem, (_, found) in paired.differences(number).items():
             mean = found.mean
             value = f"{mean.value:+.2f}" if math.isfinite(mean.value) else "–"
             ends = f"{mean.low:+.2f} to {mean.high:+.2f}" if math.isfinite(mean.low) else "–"
             counts = f"{found.better} | {found.worse} | {found.equal}"
-            lines.append(f"| {name} − {first} | {stem} | {value} | {ends} | {counts} | {verdict(found, name, first)} |")
+            lines.append(
+                f"| {name} − {first} | {cell(stem)} | {value} | {ends} | {counts} | {verdict(found, name, first)} |"
+            )
     return "\n".join(lines) + "\n"

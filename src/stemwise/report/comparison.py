@@ -1,45 +1,50 @@
-"""`report.html` of a comparison: several models on the same songs, and where which is better.
+"""`report.html` of a comparison: the page of an evaluation for several models, and where which of them is better.
 
-The first model is what the others are measured against. Its size is bounded as that of `evaluation`.
+The first model is what the others are measured against. The page's size is bounded as that of `evaluation`.
 """
 
 import string
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
-from stemwise.evaluation import statistics
+from stemwise.evaluation import pairing, statistics
 from stemwise.evaluation.pairing import Paired, verdict
-from stemwise.evaluation.results import MODEL, Evaluation
-from stemwise.report import axes, evaluation, grid, listening, page, plots
-from stemwise.report.evaluation import SONGS, gallery
+from stemwise.evaluation.results import MODEL
+from stemwise.report import axes, evaluation, galleries, grid, listening, page, plots, scores
+from stemwise.report.evaluation import SONGS
+from stemwise.report.galleries import gallery
 from stemwise.report.listening import Player
 from stemwise.report.page import Section
-from stemwise.report.plots import Series
+from stemwise.report.scores import Models
 
-FILE = "report.html"
+ALONG = 4  # songs that are shown over time, each with a picture for every stem
 
 
 def write(paired: Paired, folder: Path, players: Sequence[Player] = (), unheard: str = "") -> Path:
-    """Writes the page. `unheard` says why there are no players, if there should be some."""
-    models, count = paired.evaluations, len(paired.evaluations[0].songs)
-    about = models[0].about
-    sections = [_scores(paired), _where(paired), _songs(paired)]
-    if players:
-        sections.append(listening.section(players))
-    elif unheard:
-        sections.append(Section("listening", "Listening", Markup("<p>{}</p>").format(unheard)))
-    sections.append(_method(paired))
-    path = folder / FILE
+    """Writes the page. `unheard` says why songs to hear are missing, if any are."""
+    evaluations, count = paired.evaluations, len(paired.evaluations[0].songs)
+    about = evaluations[0].about
+    models = {letter(number): one for number, one in enumerate(evaluations)}
+    along = galleries.along(models, statistics.spread(paired.average_difference(1), ALONG))
+    sections = [
+        _scores(paired, models),
+        _where(paired),
+        _songs(paired, models),
+        Section("time", "Along the songs", along, [axes.STYLE]),
+        Section("band", "Above the models’ bands", galleries.above(models), [axes.STYLE, grid.STYLE]),
+        *listening.sections(players, unheard),
+        _method(paired),
+    ]
+    path = folder / page.FILE
     page.write(
         path,
-        f"{' and '.join(one.about.model for one in models)} compared",
+        f"{' and '.join(one.about.model for one in evaluations)} compared",
         sections,
         lead=f"The same {'song' if count == 1 else f'{count} songs'} of {about.data}, {about.split}. Higher is better.",
-        facts={letter(number): one.about.model for number, one in enumerate(models)},
+        facts={name: one.about.model for name, one in models.items()},
     )
     return path
 
@@ -52,28 +57,16 @@ def letter(number: int) -> str:
 # Scores
 
 
-def _scores(paired: Paired) -> Section:
-    models = [_renamed(one, number, paired.stems) for number, one in enumerate(paired.evaluations)]
-    notes = Markup("").join(Markup('<p class="note">{}</p>').format(note) for note in paired.notes)
-    parts = [notes, evaluation.headline(models), *(_against(paired, number) for number in range(1, len(models)))]
-    figures = [
-        axes.figure(
-            plots.boxes(
-                [Series(letter(n), one.values(MODEL, stem), n) for n, one in enumerate(models)],
-                [one.values(MODEL, every) for one in models for every in paired.stems],
-                f"SDR of {stem} over the songs",
-            ),
-            heading=stem,
-        )
-        for stem in paired.stems
+def _scores(paired: Paired, models: Models) -> Section:
+    notes = [Markup('<p class="note">{}</p>').format(note) for note in paired.notes]
+    named = {f"{name}: {one.about.model}": one for name, one in models.items()}
+    parts = [
+        *notes,
+        scores.headline(named),
+        *(_against(paired, number) for number in range(1, len(models))),
+        scores.measures(models),
     ]
-    parts.append(gallery("How the songs spread", figures))
     return Section("scores", "Scores", Markup("").join(parts), [grid.STYLE, axes.STYLE])
-
-
-def _renamed(one: Evaluation, number: int, stems: Sequence[str]) -> Evaluation:
-    name = f"{letter(number)}: {one.about.model}"
-    return replace(one, about=replace(one.about, model=name, stems=tuple(stems)))
 
 
 def _against(paired: Paired, number: int) -> Markup:
@@ -83,8 +76,8 @@ def _against(paired: Paired, number: int) -> Markup:
         grid.Row(
             stem,
             [
-                grid.interval(one.mean, sign=True),
-                grid.interval(one.median, sign=True),
+                grid.stacked(one.mean, sign=True),
+                grid.stacked(one.median, sign=True),
                 str(one.better),
                 str(one.worse),
                 str(one.equal),
@@ -107,9 +100,6 @@ def _against(paired: Paired, number: int) -> Markup:
     )
 
 
-# Where which is better
-
-
 def _where(paired: Paired) -> Section:
     parts = []
     for number in range(1, len(paired.evaluations)):
@@ -120,7 +110,7 @@ def _where(paired: Paired) -> Section:
             points = [(song.name, float(x), float(y)) for song, x, y in pairs]
             name = letter(number)
             svg = plots.scatter(
-                points, f"SDR of {stem}", f"SDR of {letter(0)}, dB", f"SDR of {name}, dB", diagonal=True
+                {"": points}, f"SDR of {stem}", f"SDR of {letter(0)}, dB", f"SDR of {name}, dB", diagonal=True
             )
             figures.append(axes.figure(svg, heading=stem))
         note = f"A mark for each song; above the dashed line, {letter(number)} is better."
@@ -128,12 +118,17 @@ def _where(paired: Paired) -> Section:
     return Section("where", "Which is better where", Markup("").join(parts), [axes.STYLE])
 
 
-def _songs(paired: Paired) -> Section:
+def _songs(paired: Paired, models: Models) -> Section:
+    parts = [galleries.spreads(models), galleries.gains(models), galleries.extremes(models), _table(paired)]
+    return Section("songs", "Songs", Markup("").join(parts), [axes.STYLE, grid.STYLE], [grid.SORT])
+
+
+def _table(paired: Paired) -> Markup:
     models = paired.evaluations
     apart = np.stack([paired.average_difference(number) for number in range(1, len(models))])
     widest = np.where(np.isfinite(apart), np.abs(apart), -1).max(axis=0)
     order = np.argsort(-widest, kind="stable")[:SONGS]
-    averages = [one.average() for one in (_only(one, paired.stems) for one in models)]
+    averages = pairing.averages(models)
     rows = []
     for place in order:
         song = models[0].songs[place]
@@ -149,22 +144,20 @@ def _songs(paired: Paired) -> Section:
     note = ""
     if len(widest) > SONGS:
         note = f"The {SONGS} songs that differ most, of {len(widest)}; all of them are in comparison.csv."
-    caption = "Mean SDR of a song’s stems per model, and differences per stem, dB; what differs most comes first"
-    table = grid.table("song-table", caption, columns, [grid.Group(rows)], note=note, sortable=True)
-    return Section("songs", "Songs", table, [grid.STYLE], [grid.SORT])
-
-
-def _only(one: Evaluation, stems: Sequence[str]) -> Evaluation:
-    return replace(one, about=replace(one.about, stems=tuple(stems)))
+    caption = (
+        "Mean SDR per model, over the stems of a song for which all of them have a score, and differences per stem, "
+        "dB; what differs most comes first"
+    )
+    return grid.table("song-table", caption, columns, [grid.Group(rows)], note=note, sortable=True)
 
 
 def _method(paired: Paired) -> Section:
     notes = [
-        "SDR is that of BSSEval v4; a song’s is the median of its windows of one second.",
+        *evaluation.bss_eval(f"The oracle divides the mixture by {letter(0)}’s mask rule on the true stems."),
         f"{letter(0)} is the first folder that was named, and what the others are compared with. Mixture and oracle "
         "are those of its evaluation; a model with another mask rule or band has another ceiling.",
-        "Intervals are of the paired differences: percentile bootstrap over songs, "
-        f"{statistics.DRAWS} draws with seed {statistics.SEED}. One model is called better where the interval of the "
+        f"Intervals: percentile bootstrap over songs, {statistics.DRAWS} draws with seed {statistics.SEED}; of "
+        "differences, of the songs' own. One model is called better where the interval of the "
         f"mean leaves out zero, of {statistics.FEW} songs or more. Of twenty such verdicts on equal models, one comes "
         "by chance, and each stem is a verdict of its own.",
     ]
@@ -172,5 +165,5 @@ def _method(paired: Paired) -> Section:
         about = one.about
         how = f"{evaluation.solver(about.solver)}, {about.sample_rate} Hz, band up to {about.band / 1000:.1f} kHz"
         notes.append(f"{letter(number)} is {about.model}: {how}.")
-        notes += [f"{letter(number)}: {sentence}" for sentence in evaluation.silent(_only(one, paired.stems))]
+        notes += [f"{letter(number)}: {sentence}" for sentence in evaluation.silent(one)]
     return evaluation.method(notes, paired.stems)

@@ -55,7 +55,7 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def interval(found: Summary, sign: bool = False) -> Markup:
+def stacked(found: Summary, sign: bool = False) -> Markup:
     """A number above the ends of its interval."""
     shown = signed if sign else decibels
     value = Markup("<span>{}</span>").format(shown(found.value))

@@ -1,16 +1,18 @@
 """Songs of an evaluation to hear: the mixture, the true stems, and what models make of it.
 
 Nothing of a song is kept while it is scored, so the few that are chosen are read and separated once more: that takes
-seconds, where the sound of all songs would take gigabytes. Axes: S stem, C channel, N sample.
+seconds, where the sound of all songs would take gigabytes. A song passes through piece by piece.
+Axes: V variant, S stem, C channel, N sample.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stemwise import progress, resampling, signals
+from stemwise.errors import UserError
 from stemwise.evaluation.results import Scored
 from stemwise.index import Signal
 from stemwise.report.listening import Player, Recording, Variant
@@ -22,60 +24,86 @@ BLOCK = 1 << 18  # samples that are handed on at once
 Models = Mapping[str, Separator]
 """Separators by what the player calls them."""
 
+# Variants and pieces (V, C, n) of their waveforms.
+_Part = tuple[list[Variant], Iterator[Tensor]]
 
-def players(path: Path, songs: Mapping[str, Scored], stems: Sequence[str], models: Models) -> list[Player]:
+
+def record(
+    players: list[Player],
+    path: Path,
+    songs: Mapping[str, Scored],
+    stems: Sequence[str],
+    models: Callable[[], Models],
+) -> str:
+    """Appends the players of these songs, as they come; returns why any are missing, or nothing.
+
+    Scores are all there without them, and what is missing may lie on another machine.
+    """
+    try:
+        players.extend(_players(path, songs, stems, models() if songs else {}))  # one after the other
+    except UserError as error:
+        return f"{'Not all songs are here' if players else 'There are no songs'} to listen to: {error}"
+    return ""
+
+
+def _players(path: Path, songs: Mapping[str, Scored], stems: Sequence[str], models: Models) -> Iterator[Player]:
     """Players for the page at `path` of songs by their titles. Raises `UserError` for files that cannot be read."""
-    tracked = progress.track(songs.items(), what="Songs to listen to", total=len(songs))
-    return [_player(path, title, song, stems, models) for title, song in tracked]
+    for title, song in progress.track(songs.items(), what="Songs to listen to", total=len(songs)):
+        yield _player(path, title, song, stems, models)
 
 
 def _player(path: Path, title: str, song: Scored, stems: Sequence[str], models: Models) -> Player:
     rate = max(model.spectrogram.sample_rate for model in models.values())
     channels = max(model.spectrogram.channels for model in models.values())
+    heard = next(m.spectrogram for m in models.values() if m.spectrogram.sample_rate == rate)
     source = song.song()
     truths = dict(zip(song.stems, source.stems, strict=True))
-    settings = [(Variant("mixture"), source.mixture), *((Variant("truth", stem), truths[stem]) for stem in stems)]
-    heard = next(m.spectrogram for m in models.values() if m.spectrogram.sample_rate == rate)
-    known = {variant: _read(signal, heard, channels) for variant, signal in settings}
-    made = {}
-    for name, model in models.items():
-        for stem, estimate in _estimates(source.mixture, model, stems):
-            variant = Variant("estimate", stem, name if len(models) > 1 else "")
-            made[variant] = _spread(_at(estimate, model.spectrogram.sample_rate, rate), channels)
+    known = {Variant("mixture"): source.mixture} | {Variant("truth", stem): truths[stem] for stem in stems}
+    # Read once more for it: what an index says of a compressed file's length may be off.
+    frames = max(_length(signal, heard) for signal in known.values())
+    parts: list[_Part] = [
+        ([variant], (block[None] for block in signals.stream(signal, heard))) for variant, signal in known.items()
+    ]
+    made = [
+        _estimates(source.mixture, model, stems, name if len(models) > 1 else "", rate)
+        for name, model in models.items()
+    ]
     # The player's keys are letters in this order: where models are called A and B, A and B are theirs.
-    return _recorded(path, title, made | known if len(models) > 1 else known | made, rate)
+    return _recorded(path, title, made + parts if len(models) > 1 else parts + made, (rate, channels, frames))
 
 
-def _read(signal: Signal, settings: Spectrogram, channels: int) -> Tensor:
-    return _spread(signals.read(signal, settings), channels)
+def _length(signal: Signal, settings: Spectrogram) -> int:
+    return sum(block.shape[-1] for block in signals.stream(signal, settings))
 
 
-def _estimates(mixture: Signal, model: Separator, stems: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        found = model.separate(signals.read(mixture, model.spectrogram).to(device)).cpu()
-    return ((stem, found[model.stems.index(stem)]) for stem in stems)
+def _estimates(mixture: Signal, model: Separator, stems: Sequence[str], name: str, rate: int) -> _Part:
+    settings = model.spectrogram
+    places = [model.stems.index(stem) for stem in stems]
+    pieces = (piece[places].cpu() for piece in model.stream(signals.stream(mixture, settings)))
+    if settings.sample_rate != rate:
+        flat = resampling.resample((piece.flatten(0, 1) for piece in pieces), settings.sample_rate, rate)
+        pieces = (piece.unflatten(0, (len(stems), settings.channels)) for piece in flat)
+    return [Variant("estimate", stem, name) for stem in stems], pieces
 
 
-def _at(waveform: Tensor, old: int, new: int) -> Tensor:
-    return waveform if old == new else torch.cat(list(resampling.resample(iter([waveform]), old, new)), dim=-1)
-
-
-def _spread(waveform: Tensor, channels: int) -> Tensor:
-    """A mono waveform on all channels."""
-    return waveform.expand(channels, -1)
-
-
-def _recorded(path: Path, title: str, sound: Mapping[Variant, Tensor], sample_rate: int) -> Player:
-    frames = max(waveform.shape[-1] for waveform in sound.values())
-    with Recording(path, title, list(sound), sample_rate, frames) as recording:
-        for start in range(0, frames, BLOCK):
-            end = min(start + BLOCK, frames)
-            recording.write(torch.stack([_cut(waveform, start, end) for waveform in sound.values()]))
+def _recorded(path: Path, title: str, parts: Sequence[_Part], form: tuple[int, int, int]) -> Player:
+    """The player of these parts, in a form of a sample rate, C and N."""
+    rate, channels, frames = form
+    variants = [variant for names, _ in parts for variant in names]
+    streams = [_cut(pieces, (len(names), channels), frames) for names, pieces in parts]
+    with Recording(path, title, variants, rate, frames) as recording:
+        for blocks in zip(*streams, strict=True):
+            recording.write(torch.cat(blocks))
         return recording.finish()
 
 
-def _cut(waveform: Tensor, start: int, end: int) -> Tensor:
-    """Samples from `start` to `end`; zeros where the waveform is over."""
-    part = waveform[:, start:end]
-    return torch.nn.functional.pad(part, (0, end - start - part.shape[-1]))
+def _cut(pieces: Iterator[Tensor], shape: tuple[int, int], frames: int) -> Iterator[Tensor]:
+    """Blocks (V, C, n), N samples together; mono on all channels, and zeros where the pieces are over."""
+    held = torch.zeros(*shape, 0)
+    for start in range(0, frames, BLOCK):
+        size = min(BLOCK, frames - start)
+        while held.shape[-1] < size:
+            piece = next(pieces, held.new_zeros(*shape, size - held.shape[-1]))
+            held = torch.cat([held, piece.expand(*shape, -1)], dim=-1)
+        yield held[..., :size]
+        held = held[..., size:]

@@ -7,7 +7,7 @@ A `Recording` takes the waveforms of a song block by block, and memory does not 
             recording.write(blocks)
         player = recording.finish()
     page.write(path, "My page", [listening.section([player])])
-    listening.tidy(path, [player])
+    listening.tidy(path, [player])                          # or all of it in `listening.publishing`
 
 The page at `path` is written when all its songs are there, in one step. Until then the page that stood there before
 finds its own files; `tidy` removes them.
@@ -21,11 +21,12 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
 from torch import Tensor
 
 from stemwise.errors import UserError
@@ -65,6 +66,11 @@ class Variant:
     def version(self) -> "Version":
         """All variants of this kind and system belong together."""
         return Version(self.kind, self.system)
+
+    @property
+    def name(self) -> str:
+        """In the middle of a sentence."""
+        return " ".join(filter(None, ({"truth": "true"}.get(self.kind, self.kind), self.stem, self.system)))
 
 
 @dataclass(frozen=True)
@@ -106,14 +112,13 @@ class Recording:
 
     def discard(self) -> None:
         """Removes the files, whether finished or not."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with suppress(OSError):  # of another page's, if it is not empty
-            self._folder.parent.rmdir()
+        _discard(self._folder)
 
     def write(self, blocks: Tensor) -> None:
         """Appends (V, C, n), n of any length, on the CPU, full scale at ±1."""
         if blocks.dim() != 3 or len(blocks) != len(self._variants):
             raise ValueError(f"expected blocks ({len(self._variants)}, C, n), got {tuple(blocks.shape)}")
+        self._check(blocks)
         if self._chunks is None:
             self._chunks = Chunks(self._folder, self._key, len(blocks), blocks.shape[1], self._rate)
         self._done += blocks.shape[-1]
@@ -121,6 +126,16 @@ class Recording:
         self._spectrograms.write(blocks)
         with self._reported():
             self._chunks.write(blocks)
+
+    def _check(self, blocks: Tensor) -> None:
+        """Raises `UserError` for what cannot be heard, and would blank the pictures of all variants."""
+        for variant, block in zip(self._variants, blocks, strict=True):
+            if not block.isfinite().all():
+                raise UserError(
+                    f"{self._title}: NaN or infinite samples in the {variant.name} after "
+                    f"{self._done / self._rate:.2f} s, so no page shows it. Check the file "
+                    "or the model, or compute in single precision."
+                )
 
     def finish(self) -> Player:
         """Ends the files; the folder stays from now on."""
@@ -174,6 +189,12 @@ class Recording:
             ) from None
 
 
+def _discard(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # of another page's, if it is not empty
+        folder.parent.rmdir()
+
+
 def folder(path: Path) -> Path:
     """Where the files of the page at `path` lie."""
     return path.with_name(f"{path.stem}_files")
@@ -183,6 +204,29 @@ def section(players: Sequence[Player], key: str = "listening", title: str = "Lis
     """The part of a page where these songs are heard."""
     body = page.rendered("player.html", players=players, letters=LETTERS)
     return Section(key, title, body, styles=["player.css"], scripts=["sound.js", "player.js"])
+
+
+def sections(players: Sequence[Player], unheard: str) -> list[Section]:
+    """The same where there are songs to hear; `unheard` says why there are none, or fewer, if that is so."""
+    found = section(players) if players else Section("listening", "Listening", Markup(""))
+    note = Markup("<p>{}</p>").format(unheard) if unheard else Markup("")
+    return [replace(found, body=note + found.body)] if players or unheard else []
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[list[Player]]:
+    """A list for the players of the page at `path`, which is written inside.
+
+    After that the files of the page before go; if it does not come to it, those of these players.
+    """
+    players: list[Player] = []
+    try:
+        yield players
+    except BaseException:
+        for player in players:
+            _discard(player.folder)
+        raise
+    tidy(path, players)
 
 
 def tidy(path: Path, players: Sequence[Player]) -> None:

@@ -15,6 +15,7 @@ import base64
 import functools
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from markupsafe import Markup
 from stemwise.errors import UserError
 
 STYLE = "page.css"
+KEY_WITHIN = 4096  # characters from the beginning of a page
+FILE = "report.html"  # what a page is called in a folder of its own
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ def write(
     *,
     lead: str = "",
     facts: Mapping[str, str] | None = None,
+    key: str = "",
 ) -> None:
     """Writes the page: it appears complete or not at all, and what stood there before is replaced in one step.
 
-    `lead` is a sentence below the title; `facts` are small things to know (model, data, date), by their names.
+    `lead` is a sentence below the title; `facts` are small things to know (model, data, date), by their names; `key`
+    stands for what the page shows, and `key_of` reads it again.
     Raises `UserError` where the page cannot be written.
     """
     styles = _inlined([STYLE, *(name for section in sections for name in section.styles)])
@@ -69,8 +74,19 @@ def write(
         styles=styles,
         scripts=scripts,
         policy=_policy(styles, scripts),
+        key=key,
     )
     replace(path, text)
+
+
+def key_of(path: Path) -> str | None:
+    """The key of a page that was written; None if it has none, or is no page, or not there."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            found = re.search(r'<meta name="stemwise-key" content="(\w+)">', file.read(KEY_WITHIN))
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def rendered(template: str, **values: Any) -> Markup:

@@ -77,36 +77,47 @@ def _described(one: Series) -> str:
     return f"{one.name}: median {middle:.2f}, half of the songs from {low:.2f} to {high:.2f}"
 
 
-def scatter(points: Sequence[tuple[str, float, float]], title: str, x_axis: str, y_axis: str, diagonal: bool) -> Markup:
-    """A mark for each (name, x, y), with its name to hover over, and a line of `no difference`.
+Point = tuple[str, float, float]
+"""A name, x and y."""
+
+
+def scatter(series: Mapping[str, Sequence[Point]], title: str, x_axis: str, y_axis: str, diagonal: bool) -> Markup:
+    """A mark for each point, with its name to hover over, of a shape for each series; and a line of `no difference`.
 
     The line is x = y if `diagonal`, when both axes are one and the same; else y = 0.
     """
-    known = [point for point in points if math.isfinite(point[1]) and math.isfinite(point[2])]
-    xs, ys = [x for _, x, _ in known], [y for _, _, y in known]
+    known = {name: [p for p in points if math.isfinite(p[1] + p[2])] for name, points in series.items()}
+    every = [point for points in known.values() for point in points]
+    xs, ys = [x for _, x, _ in every], [y for _, _, y in every]
     across = axes.reaching([*xs, *ys] if diagonal else xs, 44, RIGHT)
     up = axes.reaching([*xs, *ys] if diagonal else [*ys, 0.0], 262, 26)
     parts = [axes.horizontal(across, 262, 26, x_axis), axes.vertical(up, 44, RIGHT, y_axis)]
     if diagonal:
         parts.append(Markup('<path class="same" d="M44 262L{} 26"/>').format(RIGHT))
-    parts += [_named(name, across(x), up(y), f"{x:.2f}, {y:.2f}") for name, x, y in _evenly(known)]
-    above = sum(y > (x if diagonal else 0) for _, x, y in known)
-    words = f"{len(known)} songs; {above} of them above the line of no difference. {x_axis}; {y_axis}."
-    return axes.picture(WIDTH, 302, title, words, parts)
+    told = []
+    for look, (name, points) in enumerate(known.items()):
+        for song, x, y in _evenly(points, POINTS // len(known)):
+            words = f"{name}, {song}" if name else song
+            parts.append(_named(look, words, across(x), up(y), f"{x:.2f}, {y:.2f}"))
+        above = sum(y > (x if diagonal else 0) for _, x, y in points)
+        told.append(
+            f"{f'{name}: ' if name else ''}{len(points)} songs; {above} of them above the line of no difference"
+        )
+    return axes.picture(WIDTH, 302, title, f"{'. '.join(told)}. {x_axis}; {y_axis}.", parts)
 
 
-def _named(name: str, x: float, y: float, values: str) -> Markup:
-    return Markup('<path class="point s1" d="{}"><title>{}: {} dB</title></path>').format(
-        axes.mark("circle", x, y, 4.0), name, values
+def _named(look: int, name: str, x: float, y: float, values: str) -> Markup:
+    return Markup('<path class="point s{}" d="{}"><title>{}: {} dB</title></path>').format(
+        look % 8 + 1, axes.mark(_mark(look), x, y, 4.0), name, values
     )
 
 
-def _evenly(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """At most `POINTS` of them, evenly over the ranks of y."""
-    if len(points) <= POINTS:
+def _evenly(points: Sequence[Point], most: int) -> list[Point]:
+    """At most so many of them, evenly over the ranks of y."""
+    if len(points) <= most:
         return list(points)
     ranked = sorted(points, key=lambda point: point[2])
-    return [ranked[round(place)] for place in np.linspace(0, len(points) - 1, POINTS)]
+    return [ranked[round(place)] for place in np.linspace(0, len(points) - 1, most)]
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], title: str, axis: str = "SDR, dB") -> Markup:
@@ -178,7 +189,7 @@ def songs(rows: Sequence[tuple[str, Mapping[str, float]]], scale_of: Sequence[fl
             if math.isfinite(value):
                 parts.append(
                     Markup('<path class="solid s{}" d="{}"/>').format(
-                        look + 1, axes.mark(_mark(look), scale(value), y, 5)
+                        look % 8 + 1, axes.mark(_mark(look), scale(value), y, 5)
                     )
                 )
     words = ". ".join(
@@ -245,7 +256,7 @@ def differences(rows: Sequence[tuple[str, Array, Summary]], title: str, axis: st
         known = values[np.isfinite(values)]
         parts.append(axes.text(LEFT - 10, y + 4, name, anchor="end"))
         parts.append(_points(one, [(scale(v), y - 5 + _jitter(n) / 2) for n, v in enumerate(_some(known))]))
-        parts.append(_interval(mean, scale, y + 9, _look(one)))
+        parts.append(_bar(mean, scale, y + 9, _look(one)))
     words = "; ".join(_told(name, mean) for name, _, mean in rows)
     return axes.picture(WIDTH, height + 40, title, f"{axis}. {words}.", parts)
 
@@ -257,7 +268,7 @@ def _told(name: str, mean: Summary) -> str:
     return f"{name}: mean {mean.value:+.2f}{ends}"
 
 
-def _interval(found: Summary, scale: axes.Scale, y: float, look: str) -> Markup:
+def _bar(found: Summary, scale: axes.Scale, y: float, look: str) -> Markup:
     if not math.isfinite(found.value):
         return Markup("")
     low, high = (end if math.isfinite(end) else found.value for end in (found.low, found.high))

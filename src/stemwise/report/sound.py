@@ -74,9 +74,13 @@ class Chunks:
         if self._rate != RATE:
             flat = torch.cat(list(resampling.resample(iter([flat]), self._rate, RATE)), 1)
         found: dict[int, bytes] = {}
+        errors: list[Exception] = []
 
         def code(number: int, sound: np.ndarray) -> None:
-            found[number] = opus(sound)
+            try:
+                found[number] = opus(sound)
+            except Exception as error:
+                errors.append(error)
 
         parts = enumerate(flat.unflatten(0, samples.shape[:2]).numpy())
         threads = [threading.Thread(target=code, args=part, daemon=True) for part in parts]
@@ -84,6 +88,8 @@ class Chunks:
             thread.start()
         for thread in threads:
             thread.join()
+        if errors:
+            raise errors[0]
         return [found[number] for number in range(len(threads))]
 
 
