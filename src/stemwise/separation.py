@@ -202,6 +202,8 @@ def separate_file(
             writer.finish()
         if page:
             page.finish()
+            if writers:
+                page.withdraw()
         for writer in writers:
             writer.publish()
         if page:

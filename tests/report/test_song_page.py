@@ -1,6 +1,7 @@
 """`stemwise separate --report`: the page beside the stems, and what is heard on it."""
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from sounds import decoded
 from stemwise import audio, model_file
@@ -82,6 +84,66 @@ def test_each_song_has_its_page_and_keeps_it(stemwise, model_path, tmp_path):
     new = files(tmp_path / "out")
     assert len(new) == len(both)  # the files of the pages before are gone
     assert new["a_report.html"] != both["a_report.html"]
+
+
+def test_a_page_is_replaced_only_if_asked(stemwise, model_path, tmp_path):
+    write(tmp_path / "a.wav", rate=8000)
+    command = ["separate", "a.wav", "-m", model_path, "-o", "out", "--report"]
+    page = tmp_path / "out/a/report.html"
+    assert stemwise(*command, "--stems", "vocals").code == 0
+    first = page.read_bytes()
+    done = stemwise(*command)  # makes the stem that is missing, and keeps the page that shows one only
+    assert done.code == 0, done.output
+    assert (tmp_path / "out/a/accompaniment.wav").exists()
+    assert page.read_bytes() == first
+    assert "keeps out/a/report.html, which is of another model or other stems; --overwrite" in done.output
+    assert stemwise(*command, "--overwrite").code == 0
+    assert page.read_bytes() != first
+    (tmp_path / "out/a/vocals.wav").unlink()
+    done = stemwise(*command)
+    assert "report.html" not in done.output  # the page is of this model and these stems
+
+
+def test_a_page_beside_stems_from_before_says_so(stemwise, model_path, tmp_path):
+    write(tmp_path / "a.wav", rate=8000)
+    command = ["separate", "a.wav", "-m", model_path, "-o", "out"]
+    assert stemwise(*command).code == 0
+    assert stemwise(*command, "--report").code == 0
+    page = (tmp_path / "out/a/report.html").read_text()
+    assert "Files from before" in page
+    assert "vocals, accompaniment; what is heard here is what this model makes of them now" in page
+
+
+def test_whoever_kills_it_between_stems_and_page_mends_it_by_a_rerun(stemwise, model_path, tmp_path, monkeypatch):
+    write(tmp_path / "a.wav", rate=8000)
+    command = ["separate", "a.wav", "-m", model_path, "-o", "out", "--report"]
+    assert stemwise(*command).code == 0
+    page = tmp_path / "out/a/report.html"
+
+    def killed(self):
+        assert not page.exists()  # no page that shows other stems than those beside it
+        raise UserError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stemwise.report.song_page.SongPage.publish", killed)
+        assert stemwise(*command, "--overwrite").code == 1
+    assert sorted(path.name for path in page.parent.glob("*.wav")) == ["accompaniment.wav", "vocals.wav"]
+    assert stemwise(*command).code == 0
+    assert page.exists()
+    assert len(list((page.parent / "report_files").iterdir())) == 1
+
+
+def test_a_model_that_diverged_makes_no_page_of_stems_that_are_kept(stemwise, small_separator, model_path, tmp_path):
+    write(tmp_path / "a.wav", rate=8000)
+    command = ["separate", "a.wav", "-m", model_path, "-o", "out"]
+    assert stemwise(*command).code == 0
+    with torch.no_grad():
+        next(small_separator.unets[0].parameters()).fill_(math.nan)
+    model_file.save(small_separator, model_path, {})
+    done = stemwise(*command, "--report")
+    assert done.code == 1
+    assert "a: NaN or infinite samples in the estimate" in done.output
+    assert not list((tmp_path / "out/a").glob("report*"))
 
 
 @pytest.mark.parametrize("step", ["report.song_page.SongPage.finish", "codecs.encoding.Writer.publish"])

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stemwise import naming
-from stemwise.commands import streams
+from stemwise.commands import song_pages, streams
 from stemwise.commands.streams import say
 from stemwise.errors import UserError, raise_all
 
 if TYPE_CHECKING:
     from stemwise.codecs.formats import Format
-    from stemwise.report.song_page import SongPage
     from stemwise.separation import Wish
     from stemwise.separator import Separator
 
@@ -146,6 +145,7 @@ class Job:
     overwrite: bool
     lists: bool  # whether the names of the stems go to standard output
     called: str  # the model, by the user's name for it
+    key: str  # of what a report shows: the model and the wish
 
 
 def run(options: argparse.Namespace) -> int:
@@ -169,7 +169,8 @@ def run(options: argparse.Namespace) -> int:
         _make(folder)
         for problem in found.problems:
             say(f"error: {problem}")
-        job = Job(model, wish, form, options.overwrite, lists=not to_stdout, called=options.model)
+        key = song_pages.key(options.model, model, wish) if options.report else ""
+        job = Job(model, wish, form, options.overwrite, lists=not to_stdout, called=options.model, key=key)
         failed = _all(job, found.songs, places, pages) + len(found.problems)
         if to_stdout and not failed:
             streams.send(places[0][0])
@@ -267,8 +268,9 @@ def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]], page
     seconds, start = 0.0, time.monotonic()
     for path, targets, page in zip(songs, places, pages, strict=True):
         wanted = [None if not job.overwrite and os.path.exists(target) else target for target in targets]
-        if not any(wanted) and page and os.path.exists(page):
-            page = None  # it shows these stems
+        if page and not job.overwrite and os.path.exists(page):
+            song_pages.keep(page, job.key, _name(path))
+            page = None
         try:
             if not any(wanted) and not page and path != naming.STDIN:
                 say(f"{_name(path)}: its stems are there; --overwrite replaces them")
@@ -290,12 +292,13 @@ def _one(job: Job, path: Path, targets: Sequence[Path | None], page: Path | None
     """Separates one song, says how it went, and returns its length in seconds."""
     from stemwise import separation
 
-    if there := [name for name, target in zip(job.wish.names(job.model), targets, strict=True) if target is None]:
+    names = job.wish.names(job.model)
+    if there := [name for name, target in zip(names, targets, strict=True) if target is None]:
         if path == naming.STDIN:  # whose songs are all called alike
             raise UserError(f"standard input: {', '.join(there)} are there already. Choose -o, or --overwrite.")
         say(f"{_name(path)}: keeps {', '.join(there)}; --overwrite replaces what is there")
     start = time.monotonic()
-    report = _report(job, path, page) if page else None
+    report = song_pages.prepared(page, _title(path), names, job.called, job.key, there) if page else None
     with streams.seekable(path) as song:
         done = separation.separate_file(job.model, song, targets, wish=job.wish, form=job.form, page=report)
     took = time.monotonic() - start
@@ -312,11 +315,8 @@ def _one(job: Job, path: Path, targets: Sequence[Path | None], page: Path | None
     return done.seconds
 
 
-def _report(job: Job, path: Path, page: Path) -> "SongPage":
-    from stemwise.report.song_page import SongPage
-
-    title = _name(path) if path == naming.STDIN else path.stem
-    return SongPage(page, title, job.wish.names(job.model), {"Model": job.called})
+def _title(path: Path) -> str:
+    return _name(path) if path == naming.STDIN else path.stem
 
 
 def _name(path: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stemwise.errors import UserError
 from stemwise.report import listening, page
 from stemwise.report.listening import Player, Recording, Variant
 
@@ -18,11 +19,12 @@ class SongPage:
                 heard.write(stems, mixture)
             heard.publish()
 
-    Left without `publish` it leaves nothing, and the page that stood there before as it was.
+    Left without `publish` it leaves nothing, and the page that stood there before as it was, unless it was withdrawn.
+    `key` stands for what the page shows (`page.write`).
     """
 
-    def __init__(self, path: Path, title: str, stems: Sequence[str], facts: Mapping[str, str]) -> None:
-        self.path, self._title, self._facts = path, title, facts
+    def __init__(self, path: Path, title: str, stems: Sequence[str], facts: Mapping[str, str], key: str = "") -> None:
+        self.path, self._title, self._facts, self._key = path, title, facts, key
         self._variants = [Variant("mixture"), *(Variant("estimate", stem) for stem in stems)]
         self._recording: Recording | None = None
         self._player: Player | None = None
@@ -52,9 +54,19 @@ class SongPage:
         assert self._recording
         self._player = self._recording.finish()
 
+    def withdraw(self) -> None:
+        """Removes the page that stands there, before the stems that it shows are replaced.
+
+        Whoever is killed in between finds stems without a page, which the next run makes, and none of other stems.
+        """
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be replaced ({error.strerror}). Choose another folder.") from None
+
     def publish(self) -> None:
         """Writes the page, and removes the files of the one before."""
         assert self._player
-        page.write(self.path, self._title, [listening.section([self._player])], facts=self._facts)
+        page.write(self.path, self._title, [listening.section([self._player])], facts=self._facts, key=self._key)
         self._published = True
         listening.tidy(self.path, [self._player])
