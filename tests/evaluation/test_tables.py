@@ -46,7 +46,11 @@ def test_the_markdown_has_medians_means_intervals_and_the_published(tmp_path):
     systems = [row for row in cells if "(published)" in row[0]]
     assert len(systems) == len(published.SYSTEMS)
     for system in published.SYSTEMS:
-        [row] = [row for row in systems if row[0].startswith(f"*{system.title}, trained on {system.trained_on}")]
+        [row] = [
+            row
+            for row in systems
+            if row[0].startswith(f"*{system.name} ({system.origin}), trained on {system.trained_on}")
+        ]
         assert [float(cell) for cell in row[1:]] == [system.scores[stem]["SDR"] for stem in made.about.stems]
         [line] = [line for line in text.splitlines() if line.startswith(f"- {system.name}:")]
         for words in (system.printed_in, f"Trained on {system.trained_on}", f"scored on {system.scored_on}"):

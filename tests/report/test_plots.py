@@ -90,7 +90,7 @@ def test_points_of_a_scatter_lie_at_their_values_and_are_named():
 def test_models_in_one_scatter_differ_in_shape_and_are_named():
     points = [("A song", 2.0, 6.0), ("gone", NAN, 1.0)]
     root = parsed(plots.scatter({"A": points, "B": [("A song", 2.0, -1.0)]}, "t", "x, dB", "y, dB", diagonal=False))
-    one, two = [path for path in root.iter("path") if path.get("class").startswith("point")]
+    one, two = [path for path in root.iter("path") if path.get("class").startswith("outline")]
     assert [p.find("title").text for p in (one, two)] == ["A, A song: 2.00, 6.00 dB", "B, A song: 2.00, -1.00 dB"]
     assert one.get("class") != two.get("class")
     assert one.get("d").count(" ") != two.get("d").count(" ")  # another number of corners

@@ -45,7 +45,7 @@ def test_the_headline_table_is_the_evaluations_medians(tmp_path):
     assert [row[0] for row in page_of(made).tables["headline"] if len(row) == 1] == [[scores.PUBLISHED]]
     systems = [row for row in page_of(made).tables["headline"] if len(row) > 1][4:]
     for row, system in zip(systems, published.SYSTEMS, strict=True):
-        assert row[0] == [system.title, f"trained on {system.trained_on}"]
+        assert row[0] == [system.name, f"{system.origin}; trained on {system.trained_on}"]
         assert [number(cell[0]) for cell in row[1:-1]] == [system.scores[stem]["SDR"] for stem in made.about.stems]
 
 
@@ -55,16 +55,16 @@ def test_what_others_published_is_named_with_its_source_and_data(tmp_path):
     method = text[text.index('<section id="method"') :]
     for system in published.SYSTEMS:
         assert published.source(system) in method
-        assert system.title in text[: text.index('<section id="songs"')]
+        assert f"{system.name} <small>{system.origin}; trained on" in text[: text.index('<section id="songs"')]
     assert sum(system.second_hand for system in published.SYSTEMS) == method.count("Second-hand: ") == 2
     # All four measures where they are printed, and in no table of means.
     tables = page_of(made).tables
     whole = [system for system in published.SYSTEMS if system.is_whole]
-    shown = [row for row in tables["medians"][1:] if row[0][0] in {system.title for system in published.SYSTEMS}]
+    shown = [row for row in tables["medians"][1:] if row[0][0] in {system.name for system in published.SYSTEMS}]
     expected = [[system.scores[stem][m] for m in METRICS] for stem in made.about.stems for system in whole]
     assert len(whole) == 4
     assert [[number(cell[0]) for cell in row[1:]] for row in shown] == expected
-    assert not {row[0][0] for row in tables["means"][1:]} & {system.title for system in published.SYSTEMS}
+    assert not {row[0][0] for row in tables["means"][1:]} & {system.name for system in published.SYSTEMS}
 
 
 def test_the_tables_of_all_measures_are_the_evaluations(tmp_path):

@@ -28,9 +28,9 @@ class System:
     second_hand: bool = False
 
     @property
-    def title(self) -> str:
-        """The name with the short source."""
-        return f"{self.name} ({self.source}{', second-hand' if self.second_hand else ''})"
+    def origin(self) -> str:
+        """The short source, and whether it quotes another."""
+        return f"{self.source}, second-hand" if self.second_hand else self.source
 
     @property
     def is_whole(self) -> bool:
@@ -67,7 +67,7 @@ SYSTEMS = (
         _SPLEETER,
     ),
     System(
-        "Spleeter, musdb_config.json",
+        "Spleeter, its musdb config",
         "its repository, 2020",
         "MUSDB18",
         WHOLE,

@@ -60,7 +60,7 @@ def markdown(evaluation: Evaluation) -> str:
     systems = published.beside(stems)
     for system in systems:
         cells = " | ".join(f"{system.scores[stem]['SDR']:.2f}" if stem in system.scores else "" for stem in stems)
-        lines.append(f"| *{system.title}, trained on {system.trained_on} (published)* | {cells} |")
+        lines.append(f"| *{system.name} ({system.origin}), trained on {system.trained_on} (published)* | {cells} |")
     if systems:
         lines += ["", "Published by others, not measured here:", ""]
         lines += [f"- {published.source(system)}" for system in systems]

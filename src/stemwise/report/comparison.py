@@ -157,7 +157,7 @@ def _method(paired: Paired) -> Section:
         f"{letter(0)} is the first folder that was named, and what the others are compared with. Mixture and oracle "
         "are those of its evaluation; a model with another mask rule or band has another ceiling.",
         f"Intervals: percentile bootstrap over songs, {statistics.DRAWS} draws with seed {statistics.SEED}; of "
-        "differences, of the songs' own. One model is called better where the interval of the "
+        "differences, of the songs’ own. One model is called better where the interval of the "
         f"mean leaves out zero, of {statistics.FEW} songs or more. Of twenty such verdicts on equal models, one comes "
         "by chance, and each stem is a verdict of its own.",
     ]

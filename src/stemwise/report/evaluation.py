@@ -122,5 +122,7 @@ def method(notes: Sequence[str], stems: Sequence[str]) -> Section:
     items = [Markup("<li>{}</li>").format(note) for note in notes]
     body = Markup('<ul class="notes">{}</ul>').format(Markup("").join(items))
     if sources := [Markup("<li>{}</li>").format(source) for source in scores.sources(stems)]:
-        body += Markup('<h3>Published figures</h3><ul class="notes">{}</ul>').format(Markup("").join(sources))
+        body += Markup('<h3 class="gallery">Published figures</h3><ul class="notes">{}</ul>').format(
+            Markup("").join(sources)
+        )
     return Section("method", "How this was measured", body, [grid.STYLE])

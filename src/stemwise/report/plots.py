@@ -95,10 +95,11 @@ def scatter(series: Mapping[str, Sequence[Point]], title: str, x_axis: str, y_ax
     if diagonal:
         parts.append(Markup('<path class="same" d="M44 262L{} 26"/>').format(RIGHT))
     told = []
+    kind = "point" if len(known) == 1 else "outline"  # through which what lies below can be seen
     for look, (name, points) in enumerate(known.items()):
         for song, x, y in _evenly(points, POINTS // len(known)):
             words = f"{name}, {song}" if name else song
-            parts.append(_named(look, words, across(x), up(y), f"{x:.2f}, {y:.2f}"))
+            parts.append(_named(f"{kind} s{look % 8 + 1}", look, (across(x), up(y)), f"{words}: {x:.2f}, {y:.2f} dB"))
         above = sum(y > (x if diagonal else 0) for _, x, y in points)
         told.append(
             f"{f'{name}: ' if name else ''}{len(points)} songs; {above} of them above the line of no difference"
@@ -106,10 +107,9 @@ def scatter(series: Mapping[str, Sequence[Point]], title: str, x_axis: str, y_ax
     return axes.picture(WIDTH, 302, title, f"{'. '.join(told)}. {x_axis}; {y_axis}.", parts)
 
 
-def _named(look: int, name: str, x: float, y: float, values: str) -> Markup:
-    return Markup('<path class="point s{}" d="{}"><title>{}: {} dB</title></path>').format(
-        look % 8 + 1, axes.mark(_mark(look), x, y, 4.0), name, values
-    )
+def _named(kind: str, look: int, place: tuple[float, float], name: str) -> Markup:
+    path = axes.mark(_mark(look), *place, 4.0)
+    return Markup('<path class="{}" d="{}"><title>{}</title></path>').format(kind, path, name)
 
 
 def _evenly(points: Sequence[Point], most: int) -> list[Point]:

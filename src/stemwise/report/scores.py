@@ -47,7 +47,7 @@ def _row(one: Evaluation, variant: str, name: str, stems: Sequence[str]) -> grid
 
 
 def _published(system: published.System, stems: Sequence[str]) -> grid.Row:
-    name = Markup("{} <small>trained on {}</small>").format(system.title, system.trained_on)
+    name = Markup("{} <small>{}; trained on {}</small>").format(system.name, system.origin, system.trained_on)
     values = [system.scores.get(stem, {}).get("SDR", math.nan) for stem in stems]
     mean = float(np.mean(values))
     return grid.Row(name, [grid.decibels(value) for value in (*values, mean)], "published")
@@ -90,7 +90,8 @@ def _measure(models: Models, statistic: str) -> Markup:
 
 def _all_measures(system: published.System, stem: str) -> grid.Row:
     values = system.scores.get(stem, {})
-    return grid.Row(system.title, [grid.decibels(values.get(metric, math.nan)) for metric in METRICS], "published")
+    name = Markup("{} <small>{}</small>").format(system.name, system.origin)
+    return grid.Row(name, [grid.decibels(values.get(metric, math.nan)) for metric in METRICS], "published")
 
 
 def sources(stems: Sequence[str]) -> list[str]:
