@@ -31,6 +31,17 @@ def test_two_evaluations_become_a_page_and_tables(stemwise, evaluations):
     assert "listen" not in stemwise("compare", "one", "two", "-o", "out", "--songs", "0").output
 
 
+def test_models_names_are_printed_without_control_characters(stemwise, tmp_path):
+    for number, name in enumerate(("one", "\x1b[31mtwo")):
+        made = synthetic.evaluation(tmp_path / str(number), 8, name, digest=str(number) * 32, split=f"split{number}")
+        results.write(made)
+    done = stemwise("compare", "0", "1", "--songs", "0")
+    assert done.code == 0, done.output
+    assert "\x1b" not in done.output
+    assert "\\x1b[31mtwo: split1" in done.output  # a note
+    assert "\\x1b\\[31mtwo − one" in done.output  # a row
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,6 +21,7 @@ from stemwise.catalogue import songs as songs_of
 from stemwise.errors import UserError
 from stemwise.evaluation import bss_eval, documents, results, scoring, solvers
 from stemwise.evaluation.documents import METRICS
+from stemwise.report import listening, page
 
 STEMS = ["vocals", "accompaniment"]
 SUMS = {"accompaniment": "rest"}
@@ -321,6 +322,67 @@ def test_scores_that_cannot_be_written_name_the_song_and_the_folder(model_path, 
     (tmp_path / "scores/model").touch()
     with pytest.raises(UserError, match=r"0 vocals: .*scores/model: the scores cannot be written"):
         scoring.evaluate(model_path, two_songs(tmp_path), tmp_path / "scores", [], workers=0)
+
+
+def keys_of(root: Path) -> list[str]:
+    """What `stemwise evaluate` is given to score the model on the two songs there."""
+    two_songs(root)
+    return ["checkpoint=model.safetensors", "data=csv", f"data.root={root}", "data.test=test.csv", "workers=0"]
+
+
+def test_whoever_ends_it_after_scoring_loses_nothing(stemwise, model_path, tmp_path, monkeypatch):
+    """`evaluation.json` is there when all tables are, and a rerun makes what is missing."""
+    keys, folder, replace_file = keys_of(tmp_path), tmp_path / "evaluation-test", page.replace
+
+    def broken(path, text):
+        if path.name == "scores.csv":
+            raise UserError("no room")
+        replace_file(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "replace", broken)
+        assert stemwise("evaluate", *keys, "solver=torch", "output=evaluation-test").code == 2
+    assert not (folder / "evaluation.json").exists()
+    monkeypatch.setattr(solvers, "score", None)  # what is scored is kept
+
+    finish, finished = listening.Recording.finish, []
+
+    def interrupted(self):
+        if finished:
+            raise KeyboardInterrupt
+        finished.append(finish(self))
+        return finished[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listening.Recording, "finish", interrupted)
+        done = stemwise("evaluate", *keys, "solver=torch", "output=evaluation-test")
+    assert done.code == 130, done.output
+    assert {"evaluation.json", "scores.csv", "scores.json", "scores.md"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "report_files").exists()  # the song that was complete is gone with the other
+    assert stemwise("evaluate", *keys, "solver=torch", "output=evaluation-test").code == 0
+    assert len(list((folder / "report_files").iterdir())) == 2
+
+
+def test_songs_over_time_need_none_to_hear(stemwise, model_path, tmp_path):
+    done = stemwise("evaluate", *keys_of(tmp_path), "solver=torch", "output=out", "listening_songs=0", "baselines=[]")
+    assert done.code == 0, done.output
+    text = (tmp_path / "out/report.html").read_text()
+    assert "SDR along 0 vocals" in text
+    assert "SDR along 1 vocals" in text
+    assert 'id="listening"' not in text
+
+
+def test_a_songs_name_is_printed_without_control_characters(stemwise, model_path, tmp_path):
+    two_songs(tmp_path, silent=True)
+    lines = (tmp_path / "test.csv").read_text().splitlines()
+    for stem in STEMS:
+        (tmp_path / f"1 {stem}.wav").rename(tmp_path / f"1 \x1b[31m {stem}.wav")
+    (tmp_path / "test.csv").write_text("\n".join([*lines[:2], lines[2].replace("1 ", "1 \x1b[31m ")]))
+    keys = ["checkpoint=model.safetensors", "data=csv", f"data.root={tmp_path}", "data.test=test.csv", "workers=0"]
+    done = stemwise("evaluate", *keys, "solver=torch", "output=out", "listening_songs=0")
+    assert done.code == 0, done.output
+    assert "1 song with silent stems, which have no score there: 1 \\x1b[31m vocals: vocals" in done.output
+    assert "\x1b[31m" not in done.output
 
 
 SLOW = """

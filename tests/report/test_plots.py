@@ -95,7 +95,10 @@ def test_models_in_one_scatter_differ_in_shape_and_are_named():
     assert one.get("class") != two.get("class")
     assert one.get("d").count(" ") != two.get("d").count(" ")  # another number of corners
     description = root.find("desc").text
-    assert "A: 1 songs; 1 of them above the line of no difference. B: 1 songs; 0 of them" in description
+    assert (
+        "A, songs: 1, above the line of no difference: 1. B, songs: 1, above the line of no difference: 0"
+        in description
+    )
 
 
 def mark_middle(path: str) -> tuple[float, float]:

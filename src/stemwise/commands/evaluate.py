@@ -136,7 +136,8 @@ def _write(evaluation: "Evaluation", scores: "Scores") -> None:
     print(f"\n{heading}\n\n{table}\n")
     if scores.silent:
         songs = "; ".join(f"{song}: {', '.join(names)}" for song, names in scores.silent.items())
-        print(streams.plain(f"{len(scores.silent)} songs with silent stems, which have no score there: {songs}"))
+        count = f"{len(scores.silent)} song{'s' if len(scores.silent) > 1 else ''}"
+        print(streams.plain(f"{count} with silent stems, which have no score there: {songs}"))
     print(f"Scores: {folder}")
 
 

@@ -101,9 +101,7 @@ def scatter(series: Mapping[str, Sequence[Point]], title: str, x_axis: str, y_ax
             words = f"{name}, {song}" if name else song
             parts.append(_named(f"{kind} s{look % 8 + 1}", look, (across(x), up(y)), f"{words}: {x:.2f}, {y:.2f} dB"))
         above = sum(y > (x if diagonal else 0) for _, x, y in points)
-        told.append(
-            f"{f'{name}: ' if name else ''}{len(points)} songs; {above} of them above the line of no difference"
-        )
+        told.append(f"{name + ', ' if name else ''}songs: {len(points)}, above the line of no difference: {above}")
     return axes.picture(WIDTH, 302, title, f"{'. '.join(told)}. {x_axis}; {y_axis}.", parts)
 
 
