@@ -28,7 +28,7 @@ def test_a_wheel_trains_in_an_empty_folder(tmp_path):
         str(path.relative_to(REPOSITORY / "src")) for path in (REPOSITORY / "src").rglob("*.py")
     }
     assert "stemwise/conf/train.yaml" in names
-    assert {"stemwise/report/page.html", "stemwise/report/page.css", "stemwise/report/player.js"} <= {*names}
+    assert {"stemwise/report/page.html", "stemwise/report/page.css", "stemwise/report/sound.js"} <= {*names}
     assert "stemwise/datasets/csv/musdb18_test.csv" in names
     assert not [name for name in names if name.startswith(("tests", "conf/", "data/"))]
 
