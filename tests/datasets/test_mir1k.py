@@ -56,6 +56,22 @@ def test_singers_and_not_folders_decide_the_split(folder: str, tmp_path: Path) -
     }
 
 
+def test_a_singer_or_other_songs_are_held_out(tmp_path: Path) -> None:
+    clips = ["amy_1_01", "amy_2_03", "abjones_1_02", "abjones_4_02", "Kenshin_1_01"]
+    root = touch(tmp_path, *(f"{clip}.wav" for clip in clips))
+    found = names(mir1k.find(root, ["amy"]))
+    assert found == {"train": clips[2:4], "valid": clips[:2], "test": clips[4:]}
+    assert names(mir1k.find(root, ["abjones", "amy_1"]))["train"] == ["amy_2_03"]
+    assert names(mir1k.find(root, ["abjones_4"]))["valid"] == ["abjones_4_02"]
+
+
+@pytest.mark.parametrize("name", ["Kenshin", "am", "amy_3", ""])
+def test_what_is_held_out_is_there(name: str, tmp_path: Path) -> None:
+    root = touch(tmp_path, "amy_1_01.wav", "abjones_1_02.wav", "Kenshin_1_01.wav")
+    with pytest.raises(UserError, match=rf"data\.dataset\.valid=.*no clip of {name!r}"):
+        mir1k.find(root, ["amy_1", name])
+
+
 def test_train_and_test_folders_are_read_together(tmp_path: Path) -> None:
     found = names(mir1k.find(touch(tmp_path, "train/amy_1_01.flac", "test/bug_1_01.flac")))
     assert found == {"train": ["amy_1_01"], "valid": [], "test": ["bug_1_01"]}

@@ -141,23 +141,23 @@ def test_long_songs_come_first_and_results_in_order(model_path, tmp_path):
 
 
 def test_the_solvers_agree_and_their_documents_name_them(model_path, tmp_path):
-    songs = two_songs(tmp_path)
+    songs, v4 = two_songs(tmp_path), (solvers.MUSEVAL, solvers.TORCH)
     found = {
         solver: scoring.evaluate(model_path, songs, tmp_path / solver, ["mixture"], workers=0, solver=solver)
-        for solver in solvers.SOLVERS
+        for solver in v4
     }
     for stem in STEMS:
         for metric in ("SDR", "ISR", "SIR"):  # the mixture has no artifacts: its SAR is that of rounding
             for variant in ("model", "mixture"):
                 expected = found["museval"].values[variant][stem][metric]
                 assert found["torch"].values[variant][stem][metric] == pytest.approx(expected, abs=1e-3)
-    for solver in solvers.SOLVERS:
+    for solver in v4:
         document = json.loads((tmp_path / solver / "model/0 vocals.json").read_text())
         assert document["solver"] == solver
         assert ("museval_version" in document) == (solver == "museval")
     frames = [
         [frame | {"metrics": [*frame["metrics"]]} for frame in document["targets"][0]["frames"]]
-        for document in (json.loads((tmp_path / s / "model/0 vocals.json").read_text()) for s in solvers.SOLVERS)
+        for document in (json.loads((tmp_path / s / "model/0 vocals.json").read_text()) for s in v4)
     ]
     assert frames[0] == frames[1]
 

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+HEADINGS = {
+    "museval": "museval, dB, median of 1 s windows, then of songs:",
+    "torch": "BSSEval v4 (solver=torch), dB, median of 1 s windows, then of songs:",
+    "mir_eval": "BSSEval v3 (solver=mir_eval), dB, median of songs:",
+}
+
+
 @hydra.main(version_base="1.3", config_path=launch.CONF, config_name="evaluate")
 @launch.task
 def command(cfg: DictConfig) -> None:
@@ -118,13 +125,13 @@ def _write(evaluation: "Evaluation", scores: "Scores") -> None:
 
     `evaluation.json` comes last: where it is, all of them are of these scores.
     """
-    from stemwise.evaluation import results, tables
+    from stemwise.evaluation import global_scores, results, solvers, tables
     from stemwise.report import page
 
     folder, about = evaluation.folder, evaluation.about
-    table = scores.table(about.stems)
-    name = "museval" if about.solver == "museval" else f"BSSEval v4 (solver={about.solver})"
-    heading = f"{name}, dB, median of 1 s windows, then of songs:"
+    table, heading = scores.table(about.stems), HEADINGS[about.solver]
+    if about.solver == solvers.MIR_EVAL:
+        table = f"{table}\n\nMean of clips by their length, dB:\n\n{global_scores.table(evaluation)}"
     texts = {
         "scores.md": f"{heading}\n\n{table}\n\n{tables.markdown(evaluation)}",
         "scores.json": json.dumps(results.finite(scores.values), indent=1, allow_nan=False),

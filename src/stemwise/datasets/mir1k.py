@@ -9,6 +9,7 @@ on the other 17. The mixture is the sum of both channels, so the indexes have no
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from stemwise.errors import UserError
@@ -20,16 +21,18 @@ LAYOUTS = (("Wavfile",), ("train", "test"), (".",))
 TRAIN_SINGERS = frozenset({"abjones", "amy"})
 # A tenth of the training clips (20 of 175, 157 of 1416 s), from both singers, and whole songs: clips of one
 # song share voice, key and backing track, and would make a validation loss look better than it is.
-VALID_SONGS = frozenset({"abjones_1", "amy_2", "amy_9"})
+VALID = ("abjones_1", "amy_2", "amy_9")
 ACCOMPANIMENT, VOICE = 0, 1  # channels
 
-_CLIP = re.compile(r"(?P<song>(?P<singer>[^\W_]+)_\d+)_\d+\.(flac|wav)")
+_CLIP = re.compile(r"[^\W_]+_\d+_\d+\.(flac|wav)")
 
 
-def find(root: Path | None) -> dict[str, Index]:
+def find(root: Path | None, valid: Sequence[str] = VALID) -> dict[str, Index]:
     """The splits train, valid and test; test has no tracks where only the training singers are there.
 
-    Raises `UserError` where `root` holds no clips.
+    `valid` are the songs (`amy_2`), or singers, of the training clips that are held out.
+
+    Raises `UserError` where `root` holds no clips, or none of a name in `valid` that was chosen.
     """
     if root is None or not root.is_dir():
         raise UserError(f"data.root={root}: no such folder. Set it to the folder of MIR-1K that holds Wavfile.")
@@ -41,7 +44,14 @@ def find(root: Path | None) -> dict[str, Index]:
         )
     indexes = {split: Index(f"MIR-1K {split} ({root})", root, []) for split in ("train", "valid", "test")}
     for path in clips:
-        indexes[_split(path)].tracks.append(_track(path))
+        indexes[_split(path, valid)].tracks.append(_track(path))
+    names = {name for track in indexes["valid"].tracks for name in _names(track.name)}
+    # A part of the data set may lack the usual ones.
+    if tuple(valid) != VALID and (unknown := [name for name in valid if name not in names]):
+        raise UserError(
+            f"data.dataset.valid={list(valid)}: no clip of {unknown[0]!r} is among those of "
+            f"{' and '.join(sorted(TRAIN_SINGERS))}. Name songs, such as amy_2, or one of the singers."
+        )
     return indexes
 
 
@@ -54,12 +64,16 @@ def _clips(root: Path, layout: tuple[str, ...]) -> list[Path]:
     return clips
 
 
-def _split(path: Path) -> str:
-    clip = _CLIP.fullmatch(path.name)
-    assert clip  # `_clips` lets nothing else through
-    if clip["singer"] not in TRAIN_SINGERS:
+def _split(path: Path, valid: Sequence[str]) -> str:
+    singer, song = _names(path.stem)
+    if singer not in TRAIN_SINGERS:
         return "test"
-    return "valid" if clip["song"] in VALID_SONGS else "train"
+    return "valid" if {singer, song}.intersection(valid) else "train"
+
+
+def _names(clip: str) -> tuple[str, str]:
+    """Singer and song of a clip: `amy_2_03` is of `amy` and `amy_2`."""
+    return clip.partition("_")[0], clip.rpartition("_")[0]
 
 
 def _track(path: Path) -> Track:

@@ -59,12 +59,17 @@ class Scores:
         found = [v for v in self.values.get(variant, {}).get(stem, {}).get(metric, []) if not math.isnan(v)]
         return statistics.median(found) if found else math.nan
 
+    def _is_known(self, metric: str) -> bool:
+        stems = (stem for stems in self.values.values() for stem in stems.values())
+        return any(not math.isnan(value) for stem in stems for value in stem[metric])
+
     def table(self, stems: Sequence[str]) -> str:
-        """Markdown: a row per stem and variant, a column per metric."""
-        lines = [f"| stem | what | {' | '.join(METRICS)} |", "|---|---|" + "---:|" * len(METRICS)]
+        """Markdown: a row per stem and variant, a column per metric that any song has."""
+        metrics = [metric for metric in METRICS if self._is_known(metric)] or METRICS
+        lines = [f"| stem | what | {' | '.join(metrics)} |", "|---|---|" + "---:|" * len(metrics)]
         for stem in stems:
             for variant in self.values:
-                cells = " | ".join(f"{self.median(variant, stem, metric):.2f}" for metric in METRICS)
+                cells = " | ".join(f"{self.median(variant, stem, metric):.2f}" for metric in metrics)
                 lines.append(f"| {stem} | {variant} | {cells} |")
         return "\n".join(lines)
 

@@ -59,18 +59,17 @@ def evaluate(
     there, for the same model, files and solver, are not scored again. Stems that are silent throughout a song have
     no score there and are named in the result.
 
-    `solver` is `museval`, on the processor, or `torch` (see `solvers`). With that, `device` is where networks and
-    solver compute: `cpu`, `cuda`, `cuda:1`, or `auto`, the GPU if there is one.
+    `solver` is `museval` or `mir_eval`, on the processor, or `torch` (see `solvers`). With that, `device` is where
+    networks and solver compute: `cpu`, `cuda`, `cuda:1`, or `auto`, the GPU if there is one.
     """
     if wrong := [name for name in baselines if name not in BASELINES]:
         raise UserError(f"baselines={wrong[0]}: not one of {', '.join(BASELINES)}.")
     where = solvers.device(device, solver)
-    if solver == MUSEVAL:
-        solvers.check_museval()
     documents.make_folder(folder)
     variants = (MODEL, *baselines)
     cores = len(os.sched_getaffinity(0)) if workers is None else workers
     jobs = _Songs(model_path, songs, folder, _jobs(songs, variants, cores), solver, where)
+    solvers.check(solver, jobs.model.spectrogram.channels)
     done = _in_processes(jobs, cores) if where.type == "cpu" else _read_ahead(jobs, min(cores, READERS))
     found = [SongScores(song.name, song.seconds, {}, {}) for song in songs]
     try:

@@ -54,7 +54,9 @@ def write(evaluation: Evaluation, players: Sequence[Player] = (), unheard: str =
 
 
 def solver(name: str) -> str:
-    return "museval (BSSEval v4)" if name == "museval" else f"BSSEval v4, solver={name}"
+    return {"museval": "museval (BSSEval v4)", "mir_eval": "mir_eval (BSSEval v3, whole songs)"}.get(
+        name, f"BSSEval v4, solver={name}"
+    )
 
 
 def _songs(evaluation: Evaluation) -> Section:
