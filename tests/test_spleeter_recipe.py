@@ -72,6 +72,22 @@ def test_the_released_configurations_train_the_same_models(name, tmp_path):
         assert (cfg.trainer.max_steps, cfg.seed) == (wanted.raw["train_max_steps"], wanted.raw["random_seed"])
 
 
+@pytest.mark.parametrize("stems", [2, 4, 5])
+def test_the_experiments_are_the_released_configurations_value_for_value(stems):
+    """But for paths, which are the user's."""
+    own = {"data.train", "data.valid", "data.cache", "hydra.run.dir"}
+    translated = recipe.translate(f"{stems}stems")
+    wanted = [one for one in recipe.overrides(translated) if one.split("=")[0] not in own]
+    cfg, expected = composed(f"experiment=spleeter_{stems}stems"), composed(*wanted)
+    parts = [
+        {key: value for key, value in OmegaConf.to_container(found).items() if key not in ("hydra", "stems", "logger")}
+        for found in (cfg, expected)
+    ]
+    for part, whole in zip(parts, (cfg, expected), strict=True):
+        part["stem_names"] = list(whole.stem_names)
+    assert parts[0] == parts[1]
+
+
 def test_every_key_of_a_training_has_its_place(tmp_path):
     for cfg in both_ways(written(tmp_path, learning_rate=3e-4, batch_size=7, save_summary_steps=11), tmp_path):
         data = cfg.data
