@@ -152,7 +152,8 @@ def test_every_recipe_says_how_it_is_run_and_what_came_out(generators):
     for part in parts:
         name = re.match(r"`experiment=(\w+)`", part)[1]
         assert f"python -m train experiment={name}" in part
-        assert re.search(r"museval SDR", part)
+        # What nobody here has hours for says so.
+        assert re.search(r"museval SDR|GNSDR|Not run to its end here", part)
 
 
 def fences(text: str) -> Iterator[str]:
