@@ -13,6 +13,7 @@ import numpy as np
 
 from stemwise.evaluation.results import MIXTURE, MODEL, Evaluation
 from stemwise.evaluation.statistics import Array
+from stemwise.evaluation.tables import cell
 
 NAMES = ("GNSDR", "GSIR", "GSAR")
 
@@ -42,7 +43,7 @@ def table(evaluation: Evaluation) -> str:
         for variant in evaluation.variants:
             scores = of(evaluation, stem, variant)
             cells = (f"{value:.2f}" for value in (scores.gnsdr, scores.gsir, scores.gsar))
-            lines.append(f"| {stem} | {variant} | {' | '.join(cells)} | {scores.clips} |")
+            lines.append(f"| {cell(stem)} | {variant} | {' | '.join(cells)} | {scores.clips} |")
     return "\n".join(lines)
 
 
