@@ -139,7 +139,7 @@ def test_a_stem_that_few_songs_have_is_left_out_with_a_warning(
 ) -> None:
     touch(tmp_path, *(f"train/{song}/vocals.wav" for song in "ABC"), "train/A/kazoo.wav")
     assert folders.find(tmp_path)["train"].columns == ["vocals"]
-    assert "left out 1 stems that few songs have: kazoo (1 of 3)" in caplog.text
+    assert "left out 1 stem that few songs have: kazoo (1 of 3)" in caplog.text
 
 
 def test_files_that_share_no_name_are_explained(tmp_path: Path) -> None:

@@ -78,7 +78,10 @@ def test_train_and_test_folders_are_read_together(tmp_path: Path) -> None:
 
 
 def test_other_files_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    touch(tmp_path, "Wavfile/amy_1_01.wav", "Wavfile/._amy_1_01.wav", "Wavfile/amy_1_01.pv", "Wavfile/amy.wav")
+    touch(tmp_path, "Wavfile/amy_1_01.wav", "Wavfile/._amy_1_01.wav", "Wavfile/amy.wav")
+    assert names(mir1k.find(tmp_path))["train"] == ["amy_1_01"]
+    assert "left out amy.wav, which is no clip" in caplog.text
+    touch(tmp_path, "Wavfile/amy_1_01.pv")
     assert names(mir1k.find(tmp_path))["train"] == ["amy_1_01"]
     assert "left out 2 files that are no clips: amy.wav" in caplog.text
 

@@ -130,7 +130,8 @@ def _stems(root: Path, songs: dict[Path, Song], problems: list[str]) -> list[str
             "Name the files after their stems, the same in each folder: vocals.wav, drums.wav."
         )
     elif rare := [f"{stem} ({counts[stem]} of {len(filled)})" for stem in counts if stem not in expected]:
-        log.warning("%s: left out %d stems that few songs have: %s", root, len(rare), ", ".join(rare[:NAMED]))
+        count = f"{len(rare)} stem{'s' * (len(rare) > 1)}"
+        log.warning("%s: left out %s that few songs have: %s", root, count, ", ".join(rare[:NAMED]))
     return expected
 
 

@@ -59,8 +59,9 @@ def _clips(root: Path, layout: tuple[str, ...]) -> list[Path]:
     paths = [path for folder in layout for path in sorted((root / folder).glob("[!.]*.*")) if path.is_file()]
     clips = [path for path in paths if _CLIP.fullmatch(path.name)]
     if clips and len(clips) < len(paths):
-        other = next(path for path in paths if not _CLIP.fullmatch(path.name))
-        log.warning("%s: left out %d files that are no clips: %s, …", root, len(paths) - len(clips), other.name)
+        others = [path.name for path in paths if not _CLIP.fullmatch(path.name)]
+        many = f"{len(others)} files that are no clips: {others[0]}, …"
+        log.warning("%s: left out %s", root, many if others[1:] else f"{others[0]}, which is no clip")
     return clips
 
 
