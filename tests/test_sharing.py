@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
@@ -123,6 +124,7 @@ def met(monkeypatch: pytest.MonkeyPatch) -> torch.distributed.HashStore:
     store = torch.distributed.HashStore()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(sharing, "_asked", Counter())  # as in processes of their own
     return store
 
 
@@ -136,6 +138,17 @@ def test_the_first_rank_finds_out_and_the_others_wait_for_it(met: torch.distribu
         assert not wait(others, timeout=2 * sharing.TICK).done
         assert sharing.from_first("songs", 0, lambda: {"é": [1.5, None]}) == {"é": [1.5, None]}
         assert [other.result(timeout=10) for other in others] == [{"é": [1.5, None]}] * 2
+
+
+def test_the_next_training_of_the_same_processes_hears_what_was_found_for_it(met: torch.distributed.HashStore) -> None:
+    """The jobs of a multirun have one store."""
+    assert sharing.from_first("songs", 0, lambda: "of the first") == "of the first"
+    assert sharing.from_first("songs", 1, fail) == "of the first"
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(sharing.from_first, "songs", 1, fail)  # asks before the first rank knows
+        assert not wait([other], timeout=2 * sharing.TICK).done
+        assert sharing.from_first("songs", 0, lambda: "of the second") == "of the second"
+        assert other.result(timeout=10) == "of the second"
 
 
 def test_what_the_first_rank_raises_ends_the_others(met: torch.distributed.HashStore) -> None:

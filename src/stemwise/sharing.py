@@ -11,6 +11,7 @@ import json
 import os
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -26,6 +27,7 @@ TICK = 0.2  # seconds between two questions whether the first rank is done
 
 _pools: "weakref.WeakValueDictionary[int, Pool]" = weakref.WeakValueDictionary()
 _numbers = itertools.count()
+_asked: Counter[tuple[str, int]] = Counter()
 
 
 class Pool:
@@ -92,12 +94,16 @@ def from_first(name: str, rank: int, make: Callable[[], Any]) -> Any:
     """What `make` returns on the first rank, for all ranks: a plain value, which goes to the others as JSON.
 
     Through the store where the ranks met, so that they may ask at different times, and not all need to; where none
-    have met, each makes it. Raises what `make` raises; on the other ranks, `UserError` with the first line of it, or
-    that the first rank is gone.
+    have met, each makes it. What a rank asks for under this name for the nth time is what the first rank made then: one
+    process may run several trainings, and the store outlives them. (A key made of the data would not do: ranks that
+    have different data would wait for each other, and never hear of it.) Raises what `make` raises; on the other ranks,
+    `UserError` with the first line of it, or that the first rank is gone.
     """
     if not torch.distributed.is_initialized():
         return make()
-    store, key = torch.distributed.distributed_c10d._get_default_store(), f"stemwise/{name}"
+    store = torch.distributed.distributed_c10d._get_default_store()
+    key = f"stemwise/{name}/{_asked[name, rank]}"
+    _asked[name, rank] += 1
     if rank == 0:
         try:
             found = make()
