@@ -31,9 +31,10 @@ RUN = Path("run")
 
 @pytest.fixture
 def no_login(monkeypatch, tmp_path):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_BASE_URL"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_BASE_URL", "WANDB_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("NO_PROXY", "*")
 
@@ -41,9 +42,13 @@ def no_login(monkeypatch, tmp_path):
 @pytest.fixture
 def server(monkeypatch, no_login) -> Iterator[SimpleNamespace]:
     """What W&B's server says about a key; `status` and `answer` can be changed."""
-    says = SimpleNamespace(status=200, answer={"data": {"viewer": {"id": "somebody"}}}, asked=[])
+    says = SimpleNamespace(status=200, answer={"data": {"viewer": {"id": "somebody"}}}, asked=[], connections=0)
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def setup(self) -> None:
+            says.connections += 1
+            super().setup()
+
         def do_POST(self) -> None:
             says.asked.append((self.path, self.headers["Authorization"]))
             body = json.dumps(says.answer).encode()
@@ -106,6 +111,46 @@ def test_wandb_obeys_its_own_variable(server, tmp_path, monkeypatch):
     assert not server.asked
 
 
+SETTINGS = "[default]\nmode = offline\nproject = a 100% project\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "variables"),
+    [
+        ("wandb/settings", {}),
+        (".wandb/settings", {}),
+        (".config/wandb/settings", {}),
+        ("mine/settings", {"WANDB_CONFIG_DIR": "mine"}),
+        ("there/wandb/settings", {"WANDB_DIR": "there"}),
+    ],
+)
+def test_wandb_obeys_its_own_settings(server, tmp_path, monkeypatch, file, variables):
+    """`wandb offline` writes them."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(SETTINGS)
+    assert loggers.wandb("stemwise", str(tmp_path / "run"))._offline is True
+    assert server.connections == 0
+    monkeypatch.setenv("WANDB_MODE", "online")  # comes before them
+    assert loggers.wandb("stemwise", str(tmp_path / "run"))._offline is False
+
+
+def test_the_server_may_be_named_in_a_file(server, tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/settings").write_text(f"[default]\nbase_url = {os.environ['WANDB_BASE_URL']}/\n")
+    monkeypatch.delenv("WANDB_BASE_URL")
+    assert loggers.wandb("stemwise", str(tmp_path))._offline is False
+    assert [path for path, _ in server.asked] == ["/graphql"]
+
+
+def test_settings_that_are_no_settings_cost_a_warning(no_login, tmp_path, caplog):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/settings").write_text("mode = offline\n")
+    assert loggers.wandb("stemwise", str(tmp_path))._offline is True
+    assert "its settings cannot be read" in warnings(caplog)[0]
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "expected"),
     [
@@ -154,6 +199,18 @@ def test_a_run_with_a_server_that_is_not_there_goes_on_offline(no_login, tmp_pat
     assert time.monotonic() - start < 60
     assert (done.stdout + done.stderr).count("is not reachable") == 1
     assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.slow
+def test_after_wandb_offline_no_server_is_asked(server, tmp_path, songs):
+    """Though there is a key, and the server would take it."""
+    done = subprocess.run([sys.executable, "-m", "wandb", "offline"], cwd=tmp_path, capture_output=True, text=True)
+    assert "W&B offline" in done.stdout, done.stderr
+    server.connections = 0
+    done = command(tmp_path, songs, "logger=wandb", "trainer.max_steps=2")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+    assert server.connections == 0
 
 
 KILLS_WANDB = """

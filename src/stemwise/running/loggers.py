@@ -3,6 +3,7 @@
 Logging never stops training: whatever a logger raises costs one warning, and then it is switched off.
 """
 
+import configparser
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from stemwise import workers
 
 log = logging.getLogger(__name__)
 
+OFFLINE = ("offline", "dryrun")  # modes of W&B
 # Seconds to connect to a W&B server and to hear from it.
 CONNECT, ANSWER = 3.0, 10.0
 # Seconds that W&B may take to make a run (its own patience: 90), and at the end to upload what is left (for ever).
@@ -105,12 +107,14 @@ def wandb(
 ) -> lightning.pytorch.loggers.WandbLogger:
     """A W&B logger that is offline where there is no login, instead of asking for one, or no server that takes it.
 
-    With `offline` it is as is said, and nothing is tried. `options` are the other arguments of Lightning's logger.
+    With `offline`, WANDB_MODE or `wandb offline` it is as is said, and nothing is tried. `options` are the other
+    arguments of Lightning's logger.
     """
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
-    key = os.environ.get("WANDB_API_KEY") or (requests.utils.get_netrc_auth(host) or (None, None))[1]
-    chosen = "WANDB_MODE" in os.environ or offline is not None
-    offline = offline or (not key and not chosen)
+    told = _told()
+    host, mode = told.get("base_url", "https://api.wandb.ai").rstrip("/"), told.get("mode")
+    key = told.get("api_key") or (requests.utils.get_netrc_auth(host) or (None, None))[1]
+    chosen = mode is not None or offline is not None
+    offline = offline or (offline is None and mode in OFFLINE) or (not key and not chosen)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if key and not chosen and first and (reason := refusal(host, str(key))):
         log.warning(
@@ -125,6 +129,23 @@ def wandb(
     logger = lightning.pytorch.loggers.WandbLogger(project=project, save_dir=folder, offline=offline, **settings)
     logger._wandb_init.pop("anonymous", None)  # W&B warns of it whatever it is
     return logger
+
+
+def _told() -> dict[str, str]:
+    """What W&B was told by files of settings, which `wandb offline` and `wandb login` write, and by variables."""
+    files = configparser.ConfigParser(interpolation=None)
+    folders = [Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()]
+    for here in (Path(), Path(os.environ.get("WANDB_DIR", ""))):
+        folders += [here / "wandb", here / ".wandb"]
+    try:
+        files.read([folder / "settings" for folder in folders])
+    except (OSError, configparser.Error, UnicodeDecodeError) as error:
+        log.warning("logger=wandb: its settings cannot be read (%s). Mend or remove the file.", error)
+    known = dict(files["default"]) if files.has_section("default") else {}
+    for name in ("mode", "base_url", "api_key"):
+        if value := os.environ.get(f"WANDB_{name.upper()}"):
+            known[name] = value
+    return known
 
 
 def earlier_run(folder: Path) -> str | None:
