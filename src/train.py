@@ -44,7 +44,7 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     """Builds the parts, records where the run comes from, trains, and leaves the model in `folder`."""
     import lightning
 
-    from stemwise.running import boards, callbacks, ranks
+    from stemwise.running import boards, ranks
     from stemwise.running.interrupts import Stopped
 
     _set_precision(cfg.matmul_precision)
@@ -59,7 +59,7 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     if trainer.is_global_zero:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     log.info("Run folder: %s", folder)
-    with boards.ended(trainer.loggers, folder / callbacks.MODEL_FILE if cfg.log_model else None):
+    with boards.ended(trainer.loggers, folder if cfg.log_model else None):
         try:
             _fit(trainer, module, data, checkpoint)
             _finish(trainer, module, data, folder)
@@ -108,15 +108,15 @@ def _checkpoint(cfg: DictConfig, folder: Path, model: Any) -> Path | None:
 
 def _fit(trainer: Any, module: Any, data: Any, checkpoint: Path | None) -> None:
     from stemwise import workers
-    from stemwise.running.ranks import Ranks
+    from stemwise.running import parts, ranks
 
-    ranks = next(part for part in trainer.callbacks if isinstance(part, Ranks))
+    watched = parts.callback(trainer, ranks.Ranks)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
         if death := workers.death(error, trainer.global_rank, data.read_by):
             raise death from None
-        if lost := ranks.lost(error):
+        if lost := watched.lost(error):
             raise lost from error
         raise
     finally:
@@ -224,10 +224,12 @@ def _record(cfg: DictConfig, folder: Path, loggers: Sequence[Any], indexes: Mapp
 
 def _finish(trainer: Any, module: Any, data: Any, folder: Path) -> None:
     """Judges the weights of the last steps too, and says what to do with the best."""
-    from stemwise.running import callbacks
+    from stemwise.running import callbacks, parts
 
-    judged = next(part for part in trainer.callbacks if isinstance(part, callbacks.RunFolder))
+    judged = parts.callback(trainer, callbacks.RunFolder)
     if judged.validated_at != trainer.global_step:
+        # Lightning counts what it logs from 0, a validation as the step before it; not so after a training's end.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = max(trainer.global_step - 1, 0)
         trainer.validate(module, data, verbose=False, weights_only=True)
     if not (folder / callbacks.MODEL_FILE).exists():
         judged.write_model(trainer, {})  # trainer.limit_val_batches=0: nothing to choose by

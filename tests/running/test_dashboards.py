@@ -14,10 +14,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
+from stemwise import model_file
 from stemwise.running import boards, clips, media
 from stemwise.running.clips import Clip
+from stemwise.running.meters import Meters
 from stemwise.training import SeparatorTraining
 from tiny import TINY
 from wandb_runs import OfflineRun
@@ -60,6 +63,18 @@ def done(tmp_path_factory, songs: Path) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, asked=asked, printed=process.stdout + process.stderr)
 
 
+def models(run: OfflineRun) -> list[tuple[list[str], bytes]]:
+    """What W&B is given of models, in this order: aliases and file. It calls each `latest`, until the next comes."""
+    found = []
+    for artifact in run.artifacts:
+        if artifact.type == "model":
+            assert artifact.name == f"model-{run.id}"
+            (file,) = artifact.manifest.contents
+            assert file.path == "model.safetensors"
+            found.append((sorted(artifact.aliases), Path(file.local_path).read_bytes()))
+    return found
+
+
 @pytest.fixture(scope="module")
 def run(done) -> OfflineRun:
     return OfflineRun(done.folder / "sweep/0/wandb")
@@ -95,9 +110,13 @@ def test_numbers_are_grouped_and_counted(run):
             assert row.keys() >= axes, sorted(row)  # any of them can be drawn over any axis
     assert {len(run.values(name)) for name in per_step | per_validation} == {STEPS}
     assert run.axes >= axes
-    assert run.values("progress/songs") == [4.0 * step for step in (1, 1, 2, 2, 3, 3, 4, 4)]
-    hours = run.values("progress/hours")
-    assert hours == sorted(hours)
+    for name in axes:  # what is to be heard and seen comes before the numbers of its validation, and at the same place
+        at = [row[name] for row in run.rows if row.keys() & (per_step | per_validation | {"songs/boxes/path"})]
+        assert at == pytest.approx(sorted(at), rel=1e-6), name  # Lightning rounds to float32
+        assert len(at) == 2 * STEPS + 3
+    songs = run.values("progress/songs")
+    assert songs == [4.0 * step for step in (1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4)]
+    assert [4.0 * (1 + step) for step in run.values("trainer/global_step")] == songs
     for improvement, mean in zip(run.values("sdr/improvement/mean"), run.values("sdr/mean"), strict=True):
         assert improvement - mean == pytest.approx(run.values("sdr/improvement/mean")[0] - run.values("sdr/mean")[0])
     assert len(set(run.values("sdr/oracle/mean"))) == 1
@@ -155,13 +174,52 @@ def test_where_a_run_comes_from_and_its_model_are_kept(done, run):
     assert set(facts["index"]) == {"train", "valid"}
     assert "train -m seed=0,1" in facts["command"]
     assert provenance["starts"][0]["command"][-1] in facts["command"]
-    (model,) = [artifact for artifact in run.artifacts if artifact.type == "model"]
-    assert sorted(model.aliases) == ["best", "latest"]
-    (file,) = model.manifest.contents
-    assert Path(file.local_path).read_bytes() == (done.folder / "sweep/0/model.safetensors").read_bytes()
+    assert models(run) == [(["best", "latest"], (done.folder / "sweep/0/model.safetensors").read_bytes())]
     # What `wandb sync` needs lies in the run's folder.
     for artifact in run.artifacts:
         assert all(Path(f.local_path).is_relative_to(run.path.parents[1]) for f in artifact.manifest.contents)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no_links"])
+def test_the_best_model_and_the_last_are_two_artifacts_where_they_are_two(train, monkeypatch, links):
+    """A learning rate that ruins the weights leaves the first validation the best."""
+    if not links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=OSError(1, "Operation not permitted")))
+    keys = ["logger=wandb", "+logger.wandb.offline=true", "trainer.val_check_interval=2", "ema=0.5", "media.every=null"]
+    assert train(*keys, "optimizer.lr=1.0").code == 0
+    best, last = (model_file.read(Path("run", name)) for name in ("model.safetensors", "checkpoints/last.ckpt"))
+    assert (best[1]["step"], last[1]["step"]) == (2, 4)
+    first, second = models(OfflineRun(Path("run/wandb")))
+    assert first == (["best", "latest"], Path("run/model.safetensors").read_bytes())
+    assert second[0] == ["latest"]
+    Path("latest.safetensors").write_bytes(second[1])
+    found, facts = model_file.read(Path("latest.safetensors"))
+    assert facts["step"] == 4
+    torch.testing.assert_close(found.state_dict(), last[0].state_dict(), rtol=0, atol=0)
+    # What the first start left to be uploaded stays as it is when the run goes on.
+    paths = [file.local_path for one in OfflineRun(Path("run/wandb")).artifacts for file in one.manifest.contents]
+    before = {path: Path(path).read_bytes() for path in paths}
+    assert train(*keys, "optimizer.lr=1.0", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=6").code == 0
+    assert {path: Path(path).read_bytes() for path in paths} == before
+
+
+@pytest.mark.slow
+def test_of_a_run_that_ends_by_its_epochs_the_last_validation_is_seen(train):
+    """Also where it comes after the last step, which no interval hits."""
+    keys = [
+        "logger=wandb",
+        "+logger.wandb.offline=true",
+        "trainer.max_steps=-1",
+        "trainer.max_epochs=5",
+        "media.songs=1",
+    ]
+    assert train(*keys, "trainer.val_check_interval=2", "media.every=5").code == 0
+    run = OfflineRun(Path("run/wandb"))
+    shown = [row["trainer/global_step"] for row in run.rows if "songs/boxes/path" in row]
+    validated = [row["trainer/global_step"] for row in run.rows if "sdr/mean" in row]
+    assert validated == [1, 3, 4]
+    assert shown == [1, 4]
 
 
 @pytest.mark.slow
@@ -210,19 +268,19 @@ def test_a_picture_that_fails_costs_the_pictures_and_not_the_logger(monkeypatch,
         raise OSError("no room")
 
     monkeypatch.setattr(boards, "show", fail)
+    module, meters = Mock(spec=SeparatorTraining), Mock(spec=Meters)
+    module.separator = SimpleNamespace(spectrogram=SimpleNamespace(sample_rate=8000))
     trainer = SimpleNamespace(
-        world_size=1, is_global_zero=True, loggers=["one", "two"],
+        world_size=1, is_global_zero=True, loggers=["one", "two"], callbacks=[meters], lightning_module=module,
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=3)),
     )  # fmt: skip
     shown = media.Media(every=1, songs=1, seconds=1)
     shown._due, shown._clips = True, [clip(0, vocals=1.0)]
-    module = Mock(spec=SeparatorTraining)
-    module.separator = SimpleNamespace(spectrogram=SimpleNamespace(sample_rate=8000))
     shown.on_validation_epoch_end(trainer, module)
     assert caplog.text.count("media: OSError: no room. Training goes on without sounds and pictures.") == 1
     shown.on_validation_start(
         SimpleNamespace(
-            sanity_checking=False, max_steps=9, global_step=3, loggers=["one"],
+            sanity_checking=False, state=SimpleNamespace(fn="fit"), loggers=["one"], lightning_module=module,
             strategy=SimpleNamespace(reduce_boolean_decision=lambda found: found),
         ), module,
     )  # fmt: skip
@@ -238,8 +296,6 @@ def test_charts_are_found_by_whole_names():
 
 @pytest.mark.parametrize("rate", [8000, 44100, 96000])
 def test_sound_survives_its_file(rate):
-    import torch
-
     time = torch.arange(rate) / rate
     tone = torch.sin(2 * np.pi * 440 * time).expand(2, -1) * torch.tensor([[0.5], [0.9]])
     codec = clips.codec(rate)

@@ -10,6 +10,7 @@ import torch
 
 from stemwise.examples import RandomCrops
 from stemwise.running import meters
+from stemwise.training import SeparatorTraining
 
 STEPS = ["trainer.val_check_interval=2", "trainer.max_steps=4"]
 
@@ -40,6 +41,22 @@ def test_progress_goes_on_where_a_run_goes_on(train):
     assert hours[4] > before
     assert hours[-1] < 0.1
     assert len(column("run", "train/lr")) == 4
+
+
+def test_no_curve_folds_back_where_a_run_goes_on_after_its_last_validation(train, monkeypatch):
+    """That comes after the last checkpoint, at the last step like any other, and takes no time of the training's."""
+    validate = SeparatorTraining.validation_step
+    monkeypatch.setattr(SeparatorTraining, "validation_step", lambda *given: time.sleep(0.5) or validate(*given))
+    keys = ["trainer.val_check_interval=2", "hydra.run.dir=run"]
+    assert train("trainer.max_steps=3", *keys).code == 0
+    assert train("trainer.max_steps=5", "resume=auto", *keys).code == 0
+    for name in ("step", "epoch", "progress/songs", "progress/hours"):
+        values = column("run", name)
+        assert values == sorted(values), name
+        assert len(values) == len(rows("run"))
+    assert [int(row["step"]) for row in rows("run") if row["sdr/mean"]] == [1, 2, 3, 4]
+    validations = 4 * (2 * 0.5)  # at the least: a batch of crops, and a song
+    assert 3600 * column("run", "progress/hours")[-1] < validations
 
 
 def test_waiting_is_the_share_of_time_in_which_there_was_no_data(train, monkeypatch):

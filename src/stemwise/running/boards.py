@@ -7,6 +7,7 @@ import html
 import io
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from stemwise import model_file, pictures
-from stemwise.running import clips, loggers
+from stemwise.running import callbacks, checkpoints, clips, loggers
 from stemwise.running.clips import MEAN, MIXTURE, TRUTH, Clip
 
 AXES = ("epoch", "progress/songs", "progress/hours")  # besides the step
@@ -64,8 +65,8 @@ def layout(stems: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def ended(some: Iterable[Logger], model: Path | None) -> Iterator[None]:
-    """At the end, however it comes, gives W&B the run's model file, if there is one, and ends its run.
+def ended(some: Iterable[Logger], folder: Path | None) -> Iterator[None]:
+    """At the end, however it comes, gives W&B the models of a run's folder, if that is given, and ends its run.
 
     Another run may follow in this process.
     """
@@ -79,13 +80,13 @@ def ended(some: Iterable[Logger], model: Path | None) -> Iterator[None]:
     finally:
         for logger in some:
             if isinstance(logger, WandbLogger):
-                _end(logger, model, code)
+                _end(logger, folder, code)
 
 
 @rank_zero_only
-def _end(logger: WandbLogger, model: Path | None, code: int) -> None:
-    if model is not None and model.exists():
-        loggers.using(logger, lambda run: _offer(run, model))
+def _end(logger: WandbLogger, folder: Path | None, code: int) -> None:
+    if folder is not None:
+        loggers.using(logger, lambda run: _offer(run, folder))
     loggers.using(logger, lambda run: run.finish(exit_code=code))
 
 
@@ -102,21 +103,39 @@ def _staging(run: Any) -> Iterator[None]:
             os.environ["WANDB_DATA_DIR"] = before
 
 
-def _offer(run: Any, model: Path) -> None:
+def _offer(run: Any, folder: Path) -> None:
+    """The model with the best validation and that of the last checkpoint, which may be the same."""
+    best, last, kept = folder / callbacks.MODEL_FILE, folder / checkpoints.LAST, folder / "wandb"
+    if run.disabled:
+        return None
+    steps = {path: model_file.read(path)[1].get("step") for path in (best, last) if path.exists()}
+    if len(set(steps.values())) < len(steps):
+        return _log_model(run, kept, best, "best", "latest")
+    for path, alias in ((best, "best"), (last, "latest")):  # in this order: W&B calls all `latest` until the next comes
+        if path in steps:
+            _log_model(run, kept, path, alias)
+    return None
+
+
+def _log_model(run: Any, folder: Path, path: Path, *aliases: str) -> None:
+    """The model in a file. `folder` keeps it for W&B, which takes it when it uploads it: of an offline run, that may be
+    after the next resume."""
     import wandb
 
-    artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=model_file.read(model)[1])
-    # W&B takes the file when it uploads it, which of an offline run may be after the next resume. The link keeps it as
-    # it is now and, unlike W&B's own copy, takes no room.
-    kept = model.parent / "wandb" / f"{model.stem}-{artifact.metadata['step']}{model.suffix}"
-    try:
+    model, facts = model_file.read(path)
+    artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=facts)
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"{aliases[0]}-{facts.get('step')}{Path(callbacks.MODEL_FILE).suffix}"
+    if path.suffix != kept.suffix:
+        model_file.save(model, kept, facts)
+    else:
         kept.unlink(missing_ok=True)
-        os.link(model, kept)
-        artifact.add_file(str(kept), name=model.name, policy="immutable", skip_cache=True)
-    except OSError:  # a file system without links
-        with _staging(run):
-            artifact.add_file(str(model), name=model.name)
-    run.log_artifact(artifact, aliases=["best", "latest"])
+        try:
+            os.link(path, kept)  # which, unlike a copy, takes no room
+        except OSError:  # a file system without links
+            shutil.copyfile(path, kept)
+    artifact.add_file(str(kept), name=callbacks.MODEL_FILE, policy="immutable", skip_cache=True)
+    run.log_artifact(artifact, aliases=[*aliases])
 
 
 def shows(logger: Logger) -> bool:
@@ -124,16 +143,19 @@ def shows(logger: Logger) -> bool:
     return isinstance(logger, WandbLogger | TensorBoardLogger)
 
 
-def show(logger: Logger, songs: Sequence[Clip], step: int, sample_rate: int) -> None:
-    """Logs what is to be heard and seen of these songs. May raise anything."""
+def show(logger: Logger, songs: Sequence[Clip], step: int, axes: Mapping[str, float], sample_rate: int) -> None:
+    """Logs what is to be heard and seen of these songs, at a step and at these `AXES`. May raise anything.
+
+    TensorBoard draws over the step and the time, and takes no others.
+    """
     there = loggers.experiment(logger)
     if there is not None and isinstance(logger, WandbLogger):
-        _to_wandb(there, songs, step)
+        _to_wandb(there, songs, {**axes, "trainer/global_step": step})
     elif there is not None and isinstance(logger, TensorBoardLogger):
         _to_tensorboard(there, songs, step, sample_rate)
 
 
-def _to_wandb(run: Any, songs: Sequence[Clip], step: int) -> None:
+def _to_wandb(run: Any, songs: Sequence[Clip], axes: Mapping[str, float]) -> None:
     import wandb
 
     with tempfile.TemporaryDirectory() as folder, _staging(run):
@@ -163,7 +185,7 @@ def _to_wandb(run: Any, songs: Sequence[Clip], step: int) -> None:
             for song in songs
         ]
         logged["songs/table"] = wandb.Table(columns=columns, data=rows)
-        run.log({**logged, "trainer/global_step": step})
+        run.log({**logged, **axes})
 
 
 def _to_tensorboard(writer: Any, songs: Sequence[Clip], step: int, sample_rate: int) -> None:

@@ -12,9 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import stemwise
 from stemwise import model_file
-from stemwise.data import StemData
 from stemwise.index import Index
-from stemwise.training import SeparatorTraining
+from stemwise.running import parts
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +23,7 @@ SCORE = "sdr/mean"
 
 def scores(trainer: lightning.Trainer) -> dict[str, float]:
     """SDR in dB of each stem and the mean, as the last validation found them."""
-    assert isinstance(trainer.lightning_module, SeparatorTraining)
-    names = (*trainer.lightning_module.separator.stems, "mean")
+    names = (*parts.module(trainer).separator.stems, "mean")
     return {name: float(trainer.callback_metrics[f"sdr/{name}"]) for name in names}
 
 
@@ -43,8 +41,7 @@ class RunFolder(Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and stage == "fit":
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, StemData)
+            data = parts.data(trainer)
             self.record(data.indexes())
             data.catalogue.write(self.folder / "index")
 
@@ -65,8 +62,7 @@ class RunFolder(Callback):
 
     def write_model(self, trainer: lightning.Trainer, found: dict[str, float]) -> None:
         """Writes the weights of this moment as the run's model."""
-        module = trainer.lightning_module
-        assert isinstance(module, SeparatorTraining)
+        module = parts.module(trainer)
         if trainer.is_global_zero:
             facts = {"step": trainer.global_step, "sdr": found, "stemwise": stemwise.__version__, **module.facts}
             model_file.save(module.separator, self.folder / MODEL_FILE, facts)

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 import stemwise
 from stemwise.errors import UserError
 from stemwise.examples import Origin
-from stemwise.running import replay
+from stemwise.running import parts, replay
 from stemwise.spectrogram import Spectrogram
 from stemwise.training import SeparatorTraining
 
@@ -103,7 +103,7 @@ class NonFinite(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
     ) -> None:
         assert self._numbers is not None
-        due, numbers = trainer._logger_connector.should_update_logs, _numbers(pl_module)
+        due, numbers = trainer._logger_connector.should_update_logs, parts.module(trainer).numbers
         if due:
             unscaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # by now
             numbers["train/grad_norm"] = gradient_norm(pl_module) if unscaled else self._numbers[1]
@@ -234,11 +234,6 @@ class NonFinite(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
-
-
-def _numbers(module: lightning.LightningModule) -> dict[str, Tensor]:
-    assert isinstance(module, SeparatorTraining)
-    return module.numbers
 
 
 class Statistics:

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from stemwise import workers
-from stemwise.running import boards, clips
+from stemwise.running import boards, clips, parts
 from stemwise.running.clips import Clip
-from stemwise.training import SONGS, SeparatorTraining
+from stemwise.running.meters import Meters
+from stemwise.training import SONGS
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +37,20 @@ class Media(Callback):
     # When
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, SeparatorTraining)
         self._clips, self._due = [], False
         if self._is_turn(trainer):
             shown = not self._off and any(boards.shows(logger) for logger in trainer.loggers)
             self._due = trainer.strategy.reduce_boolean_decision(shown)
-        rate = pl_module.separator.spectrogram.sample_rate
-        pl_module.clip = round(self.seconds * rate) if self._due else 0
+        module = parts.module(trainer)
+        module.clip = round(self.seconds * module.separator.spectrogram.sample_rate) if self._due else 0
 
     def _is_turn(self, trainer: lightning.Trainer) -> bool:
         if self.every is None or trainer.sanity_checking:
             return False
-        return self.validations % self.every == 0 or 0 < trainer.max_steps <= trainer.global_step
+        if trainer.state.fn == "validate" or self.validations % self.every == 0:  # the first: after a training's end
+            return True
+        last = parts.last_step(trainer)
+        return last is not None and trainer.global_step >= last
 
     def on_validation_batch_end(
         self,
@@ -60,7 +63,7 @@ class Media(Callback):
     ) -> None:
         if self._due and outputs and dataloader_idx == SONGS:
             number = trainer.global_rank + batch_idx * trainer.world_size  # as `StemData` deals them out
-            chosen = number in spread(len(trainer.datamodule.catalogue.songs("valid")), self.songs)  # type: ignore[attr-defined]
+            chosen = number in spread(len(parts.data(trainer).catalogue.songs("valid")), self.songs)
             self._attempt(lambda: self._clips.append(clips.of(pl_module, number, batch, outputs, chosen)))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -68,11 +71,11 @@ class Media(Callback):
             return
         songs, self._clips = _of_all_ranks(trainer, self._clips), []
         if trainer.is_global_zero and songs:
-            assert isinstance(pl_module, SeparatorTraining)
             step = trainer.fit_loop.epoch_loop._batches_that_stepped  # as Lightning counts what it logs
-            rate = pl_module.separator.spectrogram.sample_rate
+            axes = parts.callback(trainer, Meters).axes(trainer)
+            rate = parts.module(trainer).separator.spectrogram.sample_rate
             for logger in trainer.loggers:
-                self._attempt(partial(boards.show, logger, songs, step, rate))
+                self._attempt(partial(boards.show, logger, songs, step, axes, rate))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Not before the checkpoint that precedes a validation: one that is made up for is the same one.

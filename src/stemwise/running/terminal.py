@@ -3,50 +3,38 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
-from stemwise.data import StemData
-from stemwise.running import callbacks
-from stemwise.training import SeparatorTraining
+from stemwise.running import callbacks, parts
+from stemwise.running.meters import Meters
 
 log = logging.getLogger(__name__)
 
-WIDE = 110  # columns of a terminal that has room for everything
+VALIDATE = "validate"
+BAR = 3  # columns that are kept for the bar and what is between it and the words
+DROPPED = ("best", "rate", "sdr", "loss", "left")  # in a terminal that has no room for all, in this order
 
 
-class Rate:
-    """Steps and examples per second since a training began in this process, and what is left of it."""
+class Pace:
+    """Steps per second since a training began in this process, validations included, and how long it still takes."""
 
     def __init__(self, trainer: lightning.Trainer) -> None:
         self.first_step, self.start = trainer.global_step, time.monotonic()
-        self.first_example = _data(trainer).shown
-
-    def steps(self, trainer: lightning.Trainer) -> float:
-        return (trainer.global_step - self.first_step) / max(time.monotonic() - self.start, 1e-9)
-
-    def examples(self, trainer: lightning.Trainer) -> float:
-        return (_data(trainer).shown - self.first_example) / max(time.monotonic() - self.start, 1e-9)
 
     def left(self, trainer: lightning.Trainer) -> str:
-        """The time left, or nothing where there is no last step."""
-        rate = self.steps(trainer)
-        return duration((trainer.max_steps - trainer.global_step) / rate) if trainer.max_steps > 0 and rate else ""
-
-
-def _data(trainer: lightning.Trainer) -> StemData:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, StemData)
-    return data
-
-
-def _module(trainer: lightning.Trainer) -> SeparatorTraining:
-    assert isinstance(trainer.lightning_module, SeparatorTraining)
-    return trainer.lightning_module
+        """The time left, by the last step or `max_time`; nothing where there is neither, or not known yet."""
+        last, done = parts.last_step(trainer), trainer.global_step - self.first_step
+        found = [timer.time_remaining() for timer in trainer.callbacks if isinstance(timer, Timer)]  # type: ignore[attr-defined]
+        if last is not None and done:
+            found.append((last - trainer.global_step) * (time.monotonic() - self.start) / done)
+        times = [seconds for seconds in found if seconds is not None]
+        return duration(max(min(times), 0.0)) if times else ""
 
 
 class Lines(Callback):
@@ -56,7 +44,7 @@ class Lines(Callback):
         self.seconds = seconds
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.rate, self.next_line = Rate(trainer), time.monotonic() + 2
+        self.pace, self.next_line = Pace(trainer), time.monotonic() + 2
         _say(trainer, "starts")
 
     def on_train_batch_end(
@@ -65,10 +53,8 @@ class Lines(Callback):
         if time.monotonic() < self.next_line:
             return
         self.next_line = time.monotonic() + self.seconds
-        loss = float(_module(trainer).numbers["train/loss"])
-        rates = f"{self.rate.steps(trainer):.2f} steps/s, {self.rate.examples(trainer):.1f} examples/s"
-        left = self.rate.left(trainer)
-        _say(trainer, f"loss {loss:.4f}, {rates}{left and f', {left} left'}")
+        loss, left = float(parts.module(trainer).numbers["train/loss"]), self.pace.left(trainer)
+        _say(trainer, f"loss {loss:.4f}, {_rate(trainer)}{left and f', {left} left'}")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -87,8 +73,11 @@ def _validated(trainer: lightning.Trainer) -> str:
 
 def _say(trainer: lightning.Trainer, text: str) -> None:
     if trainer.is_global_zero:
-        last = trainer.max_steps if trainer.max_steps > 0 else "∞"
-        log.info("step %d of %s: %s", trainer.global_step, last, text)
+        log.info("step %d of %s: %s", trainer.global_step, parts.last_step(trainer) or "∞", text)
+
+
+def _rate(trainer: lightning.Trainer) -> str:
+    return f"{parts.callback(trainer, Meters).examples_per_second(trainer):.1f} examples/s"
 
 
 def columns() -> tuple[ProgressColumn, ...]:
@@ -115,49 +104,66 @@ class Bar(Callback):
         self._progress: Progress | None = None
         self._validation: TaskID | None = None
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
-        self._said_scores = ""
+        self._said_scores: dict[str, str] = {}
         self._drawn = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self.rate = Rate(trainer)
-        self._progress = Progress(*columns(), console=self.console, auto_refresh=False, expand=True)
-        total = trainer.max_steps if trainer.max_steps > 0 else None
-        self._training = self._progress.add_task("train", total=total, completed=trainer.global_step, said="")
+        self.pace = Pace(trainer)
+        self._progress = Progress(
+            *columns(),
+            console=self.console,
+            auto_refresh=False,
+            expand=True,
+            redirect_stdout=sys.stdout.isatty(),  # what goes into a file still does
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        last, done = parts.last_step(trainer), trainer.global_step
+        self._training = self._progress.add_task("train", total=last, completed=done, said="")
         before = sys.stdout, sys.stderr
         self._progress.start()
         self._redirect_log(*before)
 
     def _redirect_log(self, *before: Any) -> None:
-        """Lines of the log go above the bar: rich has put itself before standard output and error while it draws."""
+        """Lines of the log go above the bar, where rich has put itself before the stream that they go to."""
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.StreamHandler) and handler.stream in before:
-                self._streams.append((handler, handler.stream))
-                handler.setStream(sys.stdout)
+            for stream, now in zip(before, (sys.stdout, sys.stderr), strict=True):
+                if isinstance(handler, logging.StreamHandler) and handler.stream is stream is not now:
+                    self._streams.append((handler, stream))
+                    handler.setStream(now)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
         now = time.monotonic()
-        if self._progress is not None and now - self._drawn >= self.SECONDS:
+        if now - self._drawn >= self.SECONDS:
             self._drawn = now
+            self._draw(trainer)
+
+    def _draw(self, trainer: lightning.Trainer) -> None:
+        if self._progress is not None:
             self._progress.update(self._training, completed=trainer.global_step, said=self._said(trainer))
             self._progress.refresh()
 
     def _said(self, trainer: lightning.Trainer) -> str:
-        parts = [f"{trainer.global_step}" + (f"/{trainer.max_steps}" if trainer.max_steps > 0 else "")]
-        if (loss := _module(trainer).numbers.get("train/loss")) is not None:
-            parts += [f"loss {float(loss):.4f}"]
-        parts += [self._said_scores, f"{self.rate.examples(trainer):.1f} examples/s"]
-        left = self.rate.left(trainer)
-        return ", ".join(part for part in (*parts, left and f"{left} left") if part)
+        last, loss = parts.last_step(trainer), parts.module(trainer).numbers.get("train/loss")
+        left = self.pace.left(trainer)
+        said = {
+            "step": f"{trainer.global_step}" + (f"/{last}" if last else ""),
+            "loss": "" if loss is None else f"loss {float(loss):.4f}",
+            **self._said_scores,
+            "rate": _rate(trainer),
+            "left": left and f"{left} left",
+        }
+        beside = "train" if self._validation is None else VALIDATE
+        return fitted(said, self.console.width - len(beside) - BAR)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._progress is not None and not trainer.sanity_checking:
             total = sum(trainer.num_val_batches)
-            self._validation = self._progress.add_task("validate", total=total, said="")
-            self._progress.refresh()
+            self._validation = self._progress.add_task(VALIDATE, total=total, said="")
+            self._draw(trainer)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
@@ -169,18 +175,15 @@ class Bar(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        parts: Any = trainer.callbacks  # type: ignore[attr-defined]
-        folder = next(part for part in parts if isinstance(part, callbacks.RunFolder))
-        best = f" (best {folder.best:.2f})" if self.console.width >= WIDE else ""
-        self._said_scores = f"SDR {callbacks.scores(trainer)['mean']:.2f} dB{best}"
+        best = parts.callback(trainer, callbacks.RunFolder).best
+        self._said_scores = {"sdr": f"SDR {callbacks.scores(trainer)['mean']:.2f} dB", "best": f"(best {best:.2f})"}
         if self._progress is not None and self._validation is not None:
             self._progress.remove_task(self._validation)
             self._validation = None
         _say(trainer, _validated(trainer))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._progress is not None:
-            self._progress.update(self._training, completed=trainer.global_step, said=self._said(trainer))
+        self._draw(trainer)
         self._stop()
 
     def on_exception(
@@ -198,6 +201,16 @@ class Bar(Callback):
         for handler, stream in self._streams:
             handler.setStream(stream)
         self._streams = []
+
+
+def fitted(said: Mapping[str, str], width: int) -> str:
+    """What is said in one line, without as many of `DROPPED` as there is no room for."""
+    for count in range(len(DROPPED) + 1):
+        kept = [text for name, text in said.items() if text and name not in DROPPED[:count]]
+        line = ", ".join(kept).replace(", (", " (")
+        if len(line) <= width:
+            break
+    return line
 
 
 def duration(seconds: float) -> str:
