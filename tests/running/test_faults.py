@@ -194,6 +194,43 @@ def test_a_skipped_step_leaves_everything_as_it_was(train, poison, states, keys,
     ]
 
 
+THREE = ["data.batch_size=1", "data.examples_per_song=3", "trainer.accumulate_grad_batches=3", "watchdog=null"]
+
+
+@pytest.mark.parametrize("bad", [[3, 4, 5], [4, 5], [5]])
+def test_of_an_update_of_several_batches_the_first_bad_one_is_kept(train, poison, bad):
+    poison(bad, key="mixture")
+    done = train(*THREE)
+    assert done.code == 2
+    facts = json.loads((RUN / "faults/step_2/fault.json").read_text())
+    assert [origin["position"] for origin in facts["origins"]] == [bad[0]]
+    assert [origin["position"] for origin in facts["update"]] == [3, 4, 5]
+    assert facts["loss"] == "nan"
+    kept = load_file(RUN / "faults/step_2/batch.safetensors")
+    assert not kept["mixture"].isfinite().all()
+    assert replay.replay(RUN / "faults/step_2").is_finite is False
+
+
+def test_the_device_is_waited_for_once_in_an_update(train, monkeypatch):
+    waits = []
+
+    def counted(name: str) -> None:
+        original = getattr(Tensor, name)
+
+        def read(tensor: Tensor, *arguments: Any) -> Any:
+            if sys._getframe(1).f_code.co_filename == faults.__file__:
+                waits.append(name)
+            return original(tensor, *arguments)
+
+        monkeypatch.setattr(Tensor, name, read)
+
+    for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        counted(name)
+    done = train(*THREE, "trainer.max_steps=4")
+    assert done.code == 0, done.output
+    assert waits == ["tolist"] * 4
+
+
 def test_more_than_max_nonfinite_stop_the_run(train, poison):
     poison({2, 6})
     done = train(*KEYS, "on_nonfinite=skip", "max_nonfinite=1")

@@ -8,7 +8,7 @@ normalisation, which the forward pass has moved by then.
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class NonFinite(Callback):
     they are clipped, of all batches that it accumulates and all ranks, without float16's scale. A strategy that gives
     each rank a part of the gradients logs the norm of rank 0's part.
 
-    It waits for the device once in a batch.
+    It waits for the device once in an update.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class NonFinite(Callback):
         self._origins: list[Origin] = []  # of an update, which may take several batches
         self._seen: replay.Seen | None = None
         self._numbers: Tensor | None = None  # loss and norm of a batch, not looked at yet
+        self._before: list[tuple[Tensor, replay.Seen]] = []  # the same of the update's earlier ones
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._statistics = Statistics(pl_module)
@@ -78,7 +79,7 @@ class NonFinite(Callback):
 
     def _begin(self, module: Any) -> None:
         self._statistics.keep()
-        self._fault, self._origins = None, []
+        self._fault, self._origins, self._before = None, [], []
         module.update_skipped = False
 
     def on_train_batch_start(
@@ -121,25 +122,38 @@ class NonFinite(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self._numbers is not None:  # the first batches of an update that takes several
-            self._look(*self._numbers.tolist())
+        if self._numbers is not None and self._seen is not None:  # the first batches of an update that takes several
+            self._keep(self._numbers, self._seen)
         self._seen = self._numbers = None  # the batch's memory is free for the next
 
-    def _look(self, loss: float, norm: float) -> None:
-        if self._fault is None and not (math.isfinite(loss) and math.isfinite(norm)):
-            assert self._seen is not None
-            self._fault = Fault(loss, norm, self._seen)
+    def _keep(self, numbers: Tensor, seen: replay.Seen) -> None:
+        """For the update's look at all of its batches: of the batches themselves the first that is bad, or any."""
+        kept = {key: seen.batch[key] for key in ("mixture", "stems")}
+        if not self._before:
+            kept = {key: value.clone() for key, value in kept.items()}
+        else:
+            earlier = torch.stack([one for one, _ in self._before])
+            first = earlier.isfinite().all() & ~numbers.isfinite().all()
+            for key, value in kept.items():
+                there = self._before[0][1].batch[key]
+                kept[key] = torch.where(first, value, there, out=there)
+        self._before.append((numbers, replace(seen, batch={**kept, "origin": seen.batch["origin"]})))
 
     def _look_with_all_ranks(self, trainer: lightning.Trainer, numbers: Tensor) -> tuple[bool, bool]:
-        """Whether any rank has a fault in this update, and whether any has a loss that is not finite."""
-        bad = ~numbers.isfinite()
-        before = (self._fault is not None, self._fault is not None and not math.isfinite(self._fault.loss))
-        flags = torch.stack([bad.any() | before[0], bad[0] | before[1]]).to(numbers)
+        """Whether any rank has a fault in this update, and whether any has one whose loss is not finite."""
+        assert self._seen is not None
+        found = torch.stack([*(one for one, _ in self._before), numbers])
+        bad = ~found.isfinite()
+        first = bad.any(dim=1).cumsum(dim=0) == 1  # and what comes between the first that is bad and the second
+        flags = torch.stack([bad.any(), (bad[:, 0] & first).any()]).to(numbers)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(flags)
-        loss, norm, faults, losses = torch.cat([numbers, flags]).tolist()
+        *values, faults, losses = torch.cat([found.flatten(), flags]).tolist()
+        seen = [*(one for _, one in self._before), self._seen]
+        for loss, norm, batch in zip(values[::2], values[1::2], seen, strict=True):
+            if self._fault is None and not (math.isfinite(loss) and math.isfinite(norm)):
+                self._fault = Fault(loss, norm, batch)
         self._numbers = None
-        self._look(loss, norm)
         return faults > 0, losses > 0
 
     def _refuse(self, trainer: lightning.Trainer, module: Any, optimizer: Optimizer, by_gradients: bool) -> None:
