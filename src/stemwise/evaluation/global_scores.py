@@ -32,8 +32,8 @@ def of(evaluation: Evaluation, stem: str, variant: str = MODEL) -> GlobalScores:
     """The global scores of a stem; nan where no clip has one, or the mixture was not scored."""
     seconds = np.array([song.seconds for song in evaluation.songs])
     gain = evaluation.values(variant, stem) - evaluation.values(MIXTURE, stem)
-    found = [gain, *(evaluation.values(variant, stem, metric) for metric in ("SIR", "SAR"))]
-    return GlobalScores(*(_mean(values, seconds) for values in found), clips=int(np.isfinite(gain).sum()))
+    sir, sar = (_mean(evaluation.values(variant, stem, metric), seconds) for metric in ("SIR", "SAR"))
+    return GlobalScores(_mean(gain, seconds), sir, sar, int(np.isfinite(gain).sum()))
 
 
 def table(evaluation: Evaluation) -> str:
