@@ -1,9 +1,9 @@
 """What each part of a recipe is worth: `python benchmarks/quality/ablations.py augmentation`, or another question.
 
-Every variant (`questions.py`) is trained with several seeds, and scored with the SDR (uSDR, dB) of the songs that it was
+Every variant (`questions.py`) is trained with several seeds, and scored with the SDR (uSDR, dB) of songs that it was
 not trained on, averaged over stems and songs. A run that is done is not done again: it is in
 `benchmarks/results/quality/QUESTION.json`, under what it was started with. The page beside it says how far apart seeds
-are; a difference to the recipe below that is none.
+are; a difference from the recipe that chance may have made is none.
 """
 
 import argparse
