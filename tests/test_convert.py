@@ -143,3 +143,33 @@ def test_help_does_not_wait_for_torch():
         "assert not {'torch', 'numpy', 'hydra', 'yaml'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+
+def test_a_model_of_half_precision_is_half_as_large_and_nearly_the_same(small_separator, tmp_path, capsys):
+    wide = Separator(["vocals"], small_separator.spectrogram, UNetSettings((32, 64, 64)), MaskRule()).eval()
+    for norm in [module for module in wide.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
+        torch.nn.init.normal_(norm.running_mean)
+    model_file.save(wide, tmp_path / "model.safetensors", {"step": 7})
+    assert run("half", tmp_path / "model.safetensors", "-o", tmp_path / "small.safetensors") == 0
+    assert "small.safetensors: vocals; 8000 Hz" in capsys.readouterr().out
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("small", "model")]
+    assert sizes[0] < 0.52 * sizes[1]
+    found, facts = model_file.read(tmp_path / "small.safetensors")
+    assert facts == {"step": 7}
+    assert {value.dtype for value in found.parameters()} == {torch.float32}
+    for name, value in wide.state_dict().items():
+        exact = value.dim() != 4
+        torch.testing.assert_close(
+            found.state_dict()[name], value, rtol=0 if exact else 1e-3, atol=0 if exact else 1e-7
+        )
+    mixture = torch.rand(1, 1, 16, 64)
+    torch.testing.assert_close(found(mixture), wide(mixture), rtol=0, atol=2e-3)
+
+
+def test_weights_that_half_precision_cannot_hold_are_kept(model, tmp_path):
+    with torch.no_grad():
+        model.unets[0].last.weight[0, 0, 0, 0] = 1e5
+    model_file.save(model, tmp_path / "model.safetensors", {})
+    with pytest.raises(UserError, match="weights of up to 100000, which half precision cannot hold"):
+        run("half", tmp_path / "model.safetensors", "-o", tmp_path / "small.safetensors")
+    assert not (tmp_path / "small.safetensors").exists()

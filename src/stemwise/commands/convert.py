@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   stemwise convert spleeter pretrained_models/2stems -o 2stems.safetensors
   stemwise convert tensorflow runs/RUN/model.safetensors -o mine
   stemwise convert config musdb_config.json -o conf/experiment/musdb.yaml
+  stemwise convert half runs/RUN/model.safetensors -o small.safetensors
 """
 
 
@@ -37,6 +38,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     _add_spleeter(kinds)
     _add_tensorflow(kinds)
     _add_config(kinds)
+    _add_half(kinds)
     _add_export(kinds, "onnx", "model.onnx", "ONNX: magnitudes of a mixture to magnitudes of the stems", _onnx)
     _add_export(kinds, "torch", "model.pt2", "torch.export: the same as a PyTorch program", _torch)
 
@@ -124,6 +126,34 @@ def _config(options: argparse.Namespace) -> int:
     text = recipe.experiment(translated, options.output.stem)
     _write_text(options.output, text)
     print(f"{options.output}: python -m train experiment={options.output.stem} data.root=/path/to/songs")
+    return 0
+
+
+def _add_half(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = kinds.add_parser(
+        "half",
+        help="a model file -> one of half the size",
+        description="Writes a model file whose kernels have half precision. It separates as fast as before.",
+    )
+    _add_model(parser)
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="a .safetensors file")
+    parser.set_defaults(run=_half)
+
+
+def _half(options: argparse.Namespace) -> int:
+    import torch
+
+    from stemwise import model_file, pretrained
+
+    _check_suffix(options.output, ".safetensors")
+    model, facts = model_file.read(pretrained.path(options.model))
+    largest = max(float(value.detach().abs().max()) for value in model.parameters())
+    if not largest <= torch.finfo(torch.float16).max:
+        raise UserError(
+            f"{options.model}: has weights of up to {largest:g}, which half precision cannot hold. Keep it."
+        )
+    model_file.save(model, options.output, facts, kernels=torch.float16)
+    print(f"{options.output}: {_summary(model)}; {options.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
