@@ -62,6 +62,9 @@ def test_unlike_things_are_refused(tmp_path):
     longer = replace(second, songs=(replace(second.songs[0], seconds=207.0), *second.songs[1:]))
     with pytest.raises(UserError, match=r"Song 0: 200\.0 s in .*one, 207\.0 s in .*two"):
         pairing.pair([first, longer])
+    older = replace(second, about=replace(second.about, solver="mir_eval"))
+    with pytest.raises(UserError, match=r"two kinds .*one: solver=museval; .*two: solver=mir_eval.*BSSEval v3"):
+        pairing.pair([first, older])
 
 
 def test_other_files_under_the_same_name_are_known_by_the_mixtures_score(tmp_path):

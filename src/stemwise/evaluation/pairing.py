@@ -46,6 +46,9 @@ class Paired:
 def pair(evaluations: Sequence[Evaluation]) -> Paired:
     """Brings evaluations together by the names of their songs. Raises `UserError` if they are of unlike things."""
     first, *others = evaluations
+    if len({one.about.of_windows for one in evaluations}) > 1:
+        listed = "; ".join(f"{one.folder}: solver={one.about.solver}" for one in evaluations)
+        raise UserError(f"scores of two kinds ({listed}): mir_eval's are BSSEval v3. Evaluate all with one solver.")
     stems = tuple(stem for stem in first.about.stems if all(stem in other.about.stems for other in others))
     if not stems:
         listed = "; ".join(f"{one.folder}: {', '.join(one.about.stems)}" for one in evaluations)

@@ -18,7 +18,7 @@ import numpy as np
 from stemwise.cache import fingerprints
 from stemwise.catalogue import Song
 from stemwise.errors import UserError
-from stemwise.evaluation import documents, statistics
+from stemwise.evaluation import documents, solvers, statistics
 from stemwise.evaluation.documents import Medians, Scores, SongScores
 from stemwise.evaluation.statistics import Array, Summary
 from stemwise.index import Cell, Signal
@@ -44,6 +44,11 @@ class About:
     channels: int
     band: float
     version: str
+
+    @property
+    def of_windows(self) -> bool:
+        """Whether a score is BSSEval v4's, the median of windows of a second; else it is v3's, of a whole song."""
+        return self.solver != solvers.MIR_EVAL
 
 
 @dataclass(frozen=True)
