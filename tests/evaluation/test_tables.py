@@ -60,11 +60,15 @@ def test_the_markdown_has_medians_means_intervals_and_the_published(tmp_path):
 
 
 def test_published_systems_stand_beside_the_same_stems_only():
-    assert published.beside(("bass", "drums", "other", "vocals")) == published.SYSTEMS
-    assert {*published.beside(("vocals", "accompaniment"))[0].scores} == {"vocals"}
-    assert published.beside(("vocals",))
-    assert published.beside(("vocals", "piano", "drums", "bass", "other")) == ()
-    assert published.beside(("piano", "accompaniment")) == ()
+    def beside(*stems: str, solver: str = "museval"):
+        return published.beside(synthetic.about(stems=stems, solver=solver))
+
+    assert beside("bass", "drums", "other", "vocals") == published.SYSTEMS
+    assert {*beside("vocals", "accompaniment", solver="torch")[0].scores} == {"vocals"}
+    assert beside("vocals")
+    assert beside("vocals", "piano", "drums", "bass", "other") == ()
+    assert beside("piano", "accompaniment") == ()
+    assert beside("vocals", "accompaniment", solver="mir_eval") == ()
     for system in published.SYSTEMS:
         assert {*system.scores} == {*published.STEMS}
         assert {tuple(scores) for scores in system.scores.values()} <= {METRICS, METRICS[:1]}

@@ -105,7 +105,7 @@ def test_the_energy_above_the_band_is_told_in_per_cent(tmp_path):
     assert found["other"] == [["0.4 %"], ["0.4 %"], ["2"]]
     old = replace(made, songs=tuple(replace(song, above={}) for song in made.songs))
     assert "band-table" not in page_of(old).tables
-    assert "scored by an older version" in evaluation.write(old).read_text()
+    assert "all stems are silent, or an older version scored them" in evaluation.write(old).read_text()
 
 
 def test_a_song_is_shown_over_time_from_its_document(tmp_path):
@@ -120,6 +120,16 @@ def test_a_song_is_shown_over_time_from_its_document(tmp_path):
     assert "vocals: median 5.00; drums: silent" in text
     (tmp_path / "model" / made.songs[1].file).unlink()
     assert "their documents beside the scores are gone" in evaluation.write(made).read_text()
+
+
+def test_a_page_of_whole_songs_scores_says_nothing_of_windows(tmp_path):
+    made = synthetic.evaluation(tmp_path, songs=2, stems=("vocals", "accompaniment"))
+    synthetic.write_documents(made, seconds=1)
+    assert all(words in evaluation.write(made).read_text() for words in ("BSSEval v4", "windows of one second", "JOSS"))
+    text = evaluation.write(replace(made, about=replace(made.about, solver="mir_eval"))).read_text()
+    assert "SDR, SIR and SAR are those of BSSEval v3, of whole songs" in text
+    for words in ("BSSEval v4", "windows of one second", "a song’s windows", "SDR along", "Published figures", "JOSS"):
+        assert words not in text
 
 
 def test_songs_over_time_are_as_many_as_fit(tmp_path):

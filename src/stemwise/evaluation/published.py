@@ -6,6 +6,8 @@ dB of BSSEval v4 as in museval: median over windows of one second, then over the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from stemwise.evaluation.results import About
+
 STEMS = ("vocals", "drums", "bass", "other")
 MEASURES = ("SDR", "SIR", "SAR", "ISR")
 WHOLE = "the 50 whole songs of MUSDB18's test set"
@@ -109,11 +111,15 @@ SYSTEMS = (
 )
 
 
-def beside(stems: Sequence[str]) -> tuple[System, ...]:
-    """The systems whose stems are these: all four of MUSDB18's, or its vocals and what else there is.
+def beside(about: About) -> tuple[System, ...]:
+    """The systems whose stems are the same: all four of MUSDB18's, or its vocals and what else there is.
 
-    A stem of the same name is another stem where not all four are told apart: `other` of five stems has no piano.
+    A stem of the same name is another stem where not all four are told apart: `other` of five stems has no piano. None
+    stands beside scores of BSSEval v3.
     """
+    stems = about.stems
+    if not about.of_windows:
+        return ()
     if set(stems) == set(STEMS):
         return SYSTEMS
     if "vocals" in stems and not set(stems) & {"drums", "bass", "other"}:

@@ -57,7 +57,7 @@ def markdown(evaluation: Evaluation) -> str:
     heads = f"| SDR, dB | {' | '.join(map(cell, stems))} |\n|---|{'---:|' * len(stems)}"
     lines = [f"Median over {_count(evaluation)} with its 95 % interval (bootstrap over songs):", "", heads]
     lines += [_line(variant, evaluation, "median") for variant in evaluation.variants]
-    systems = published.beside(stems)
+    systems = published.beside(evaluation.about)
     for system in systems:
         cells = " | ".join(f"{system.scores[stem]['SDR']:.2f}" if stem in system.scores else "" for stem in stems)
         lines.append(f"| *{system.name} ({system.origin}), trained on {system.trained_on} (published)* | {cells} |")

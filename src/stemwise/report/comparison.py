@@ -152,8 +152,9 @@ def _table(paired: Paired) -> Markup:
 
 
 def _method(paired: Paired) -> Section:
+    first = paired.evaluations[0].about
     notes = [
-        *evaluation.bss_eval(f"The oracle divides the mixture by {letter(0)}’s mask rule on the true stems."),
+        *evaluation.bss_eval(first, f"The oracle divides the mixture by {letter(0)}’s mask rule on the true stems."),
         f"{letter(0)} is the first folder that was named, and what the others are compared with. Mixture and oracle "
         "are those of its evaluation; a model with another mask rule or band has another ceiling.",
         f"Intervals: percentile bootstrap over songs, {statistics.DRAWS} draws with seed {statistics.SEED}; of "
@@ -166,4 +167,4 @@ def _method(paired: Paired) -> Section:
         how = f"{evaluation.solver(about.solver)}, {about.sample_rate} Hz, band up to {about.band / 1000:.1f} kHz"
         notes.append(f"{letter(number)} is {about.model}: {how}.")
         notes += [f"{letter(number)}: {sentence}" for sentence in evaluation.silent(one)]
-    return evaluation.method(notes, paired.stems)
+    return evaluation.method(notes, first)

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from stemwise.evaluation import statistics
-from stemwise.evaluation.results import MODEL, Evaluation
+from stemwise.evaluation.results import MODEL, About, Evaluation
 from stemwise.report import axes, galleries, grid, listening, page, plots, scores
 from stemwise.report.listening import Player
 from stemwise.report.page import Section
@@ -81,9 +81,10 @@ def _table(evaluation: Evaluation) -> Markup:
     if len(shown) < len(order):
         note = f"The best and the worst {SONGS // 2} of {len(order)} songs; all of them are in scores.csv."
     columns = ["song", "length", "mean", "gained", *evaluation.about.stems]
+    windows = ", the median of a song’s windows" if evaluation.about.of_windows else ""
     caption = (
-        "SDR of the model in dB, the median of a song’s windows; mean: of its stems that have a score; gained: over "
-        "the mixture, of the stems for which both have one"
+        f"SDR of the model in dB{windows}; mean: of its stems that have a score; gained: over the mixture, of the "
+        "stems for which both have one"
     )
     return grid.table("song-table", caption, columns, [grid.Group(rows)], note=note, sortable=True)
 
@@ -91,7 +92,8 @@ def _table(evaluation: Evaluation) -> Markup:
 def _method(evaluation: Evaluation) -> Section:
     notes = [
         *bss_eval(
-            "The oracle divides the mixture by the model’s mask rule on the true stems: the ceiling of this model."
+            evaluation.about,
+            "The oracle divides the mixture by the model’s mask rule on the true stems: the ceiling of this model.",
         ),
         f"Intervals: percentile bootstrap over songs, {statistics.DRAWS} draws with seed {statistics.SEED}. They say "
         "how far other songs of this kind might move a number, and nothing of other kinds; of few songs they say "
@@ -100,14 +102,17 @@ def _method(evaluation: Evaluation) -> Section:
         f"Plots draw at most {plots.POINTS} songs, evenly over their ranks, and boxes and medians are those of all. "
         f"The numbers behind this page: scores.csv, scores.json and {MODEL}/ beside it.",
     ]
-    return method(notes, evaluation.about.stems)
+    return method(notes, evaluation.about)
 
 
-def bss_eval(oracle: str) -> list[str]:
+def bss_eval(about: About, oracle: str) -> list[str]:
     """What the measures are, and what is beside a model."""
+    measures = "SDR, SIR and SAR are those of BSSEval v3, of whole songs"
+    if about.of_windows:
+        measures = "SDR, SIR, SAR and ISR are those of BSSEval v4. A song’s score is the median of its windows of one "
+        measures += "second"
     return [
-        "SDR, SIR, SAR and ISR are those of BSSEval v4. A song’s score is the median of its windows of one second; "
-        "medians and means are over songs.",
+        f"{measures}; medians and means are over songs.",
         f"The mixture’s scores are those of handing out the mixture as every stem. {oracle}",
     ]
 
@@ -119,11 +124,11 @@ def silent(evaluation: Evaluation) -> list[str]:
     return [f"Without a score, because the stem or its estimate is silent (number of songs): {found}."] if found else []
 
 
-def method(notes: Sequence[str], stems: Sequence[str]) -> Section:
+def method(notes: Sequence[str], about: About) -> Section:
     """The last section: how things were measured, and where the published figures are printed."""
     items = [Markup("<li>{}</li>").format(note) for note in notes]
     body = Markup('<ul class="notes">{}</ul>').format(Markup("").join(items))
-    if sources := [Markup("<li>{}</li>").format(source) for source in scores.sources(stems)]:
+    if sources := [Markup("<li>{}</li>").format(source) for source in scores.sources(about)]:
         body += Markup('<h3 class="gallery">Published figures</h3><ul class="notes">{}</ul>').format(
             Markup("").join(sources)
         )

@@ -16,7 +16,7 @@ from stemwise.report.plots import Series
 from stemwise.report.scores import Models, first
 
 UNMEASURED = Markup(
-    "<p>Not measured: the songs were scored by an older version. Evaluate them once more: their scores are kept.</p>"
+    "<p>Not measured: all stems are silent, or an older version scored them. Evaluate once more: scores are kept.</p>"
 )
 EXTREMES = 5  # of the best and the worst songs in the picture
 LOOKS = {MIXTURE: 7, ORACLE: 2}  # of the baselines beside one model
@@ -99,6 +99,8 @@ def _of_songs(models: Models) -> dict[str, statistics.Array]:
 
 def along(models: Models, places: Sequence[int]) -> Markup:
     """SDR in windows over the time of these songs, from their documents."""
+    if not first(models).about.of_windows:
+        return Markup("<p>These scores are of whole songs: mir_eval has no windows.</p>")
     stems, several = first(models).about.stems, len(models) > 1
     figures = []
     for place in places:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from stemwise.evaluation import published, statistics
 from stemwise.evaluation.documents import METRICS
-from stemwise.evaluation.results import MIXTURE, MODEL, ORACLE, Evaluation
+from stemwise.evaluation.results import MIXTURE, MODEL, ORACLE, About, Evaluation
 from stemwise.report import grid
 
 Models = Mapping[str, Evaluation]
@@ -29,7 +29,7 @@ def headline(models: Models) -> Markup:
     words = {MIXTURE: "unprocessed mixture", ORACLE: f"oracle, the ceiling of {name}"}
     rows += [_row(one, variant, words[variant], stems) for variant in words if variant in one.variants]
     groups = [grid.Group(rows)]
-    if systems := published.beside(stems):
+    if systems := published.beside(one.about):
         groups.append(grid.Group([_published(system, stems) for system in systems], PUBLISHED))
     columns = ["SDR, dB", *stems, "mean"]
     count = len(one.songs)
@@ -81,10 +81,12 @@ def _measure(models: Models, statistic: str) -> Markup:
             for name, which, variant in rows
         ]
         if statistic == "median":
-            found += [_all_measures(system, stem) for system in published.beside(stems) if system.is_whole]
+            found += [_all_measures(system, stem) for system in published.beside(one.about) if system.is_whole]
         groups.append(grid.Group(found, stem))
     caption = f"The {statistic} over the songs, dB, with its 95 % interval"
-    caption += "; in italics what was published by others" if published.beside(stems) and statistic == "median" else ""
+    caption += (
+        "; in italics what was published by others" if published.beside(one.about) and statistic == "median" else ""
+    )
     return grid.table(f"{statistic}s", caption, ["", *METRICS], groups)
 
 
@@ -94,6 +96,6 @@ def _all_measures(system: published.System, stem: str) -> grid.Row:
     return grid.Row(name, [grid.decibels(values.get(metric, math.nan)) for metric in METRICS], "published")
 
 
-def sources(stems: Sequence[str]) -> list[str]:
-    """A sentence on each published system that stands on a page of these stems."""
-    return [published.source(system) for system in published.beside(stems)]
+def sources(about: About) -> list[str]:
+    """A sentence on each published system that stands on the page."""
+    return [published.source(system) for system in published.beside(about)]
