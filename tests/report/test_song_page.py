@@ -104,6 +104,19 @@ def test_a_page_is_replaced_only_if_asked(stemwise, model_path, tmp_path):
     assert "report.html" not in done.output  # the page is of this model and these stems
 
 
+def test_a_page_that_stems_are_replaced_without_is_said_to_be_of_those_from_before(stemwise, model_path, tmp_path):
+    write(tmp_path / "a.wav", rate=8000)
+    command = ["separate", "a.wav", "-m", model_path, "-o", "out", "--stems", "vocals"]
+    said = "a.wav: out/a/report.html still plays the stems from before; --report replaces it"
+    assert stemwise(*command, "--report").code == 0
+    assert said not in stemwise(*command).output  # keeps the stem, too
+    done = stemwise(*command, "--overwrite")
+    assert (done.code, said in done.output) == (0, True), done.output
+    assert said not in stemwise(*command, "--overwrite", "--report").output
+    (tmp_path / "out/a/report.html").write_text("a page of the user's own")
+    assert said not in stemwise(*command, "--overwrite").output
+
+
 def test_a_page_beside_stems_from_before_says_so(stemwise, model_path, tmp_path):
     write(tmp_path / "a.wav", rate=8000)
     command = ["separate", "a.wav", "-m", model_path, "-o", "out"]

@@ -145,7 +145,7 @@ class Job:
     overwrite: bool
     lists: bool  # whether the names of the stems go to standard output
     called: str  # the model, by the user's name for it
-    key: str  # of what a report shows: the model and the wish
+    key: str  # of what a report shows: the model and the wish; empty if none is to be made
 
 
 def run(options: argparse.Namespace) -> int:
@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--report: standard output takes one stem and no page. Leave it out, or name a folder with -o.")
     with streams.folder_of(options.output, found.songs, names) as folder:
         places = naming.plan(found.songs, folder, names, options.filename_format, options.codec)
-        pages = [naming.page(song, folder, options.filename_format) if options.report else None for song in found.songs]
+        pages = [naming.page(song, folder, options.filename_format) for song in found.songs]
         _make(folder)
         for problem in found.problems:
             say(f"error: {problem}")
@@ -262,12 +262,13 @@ def _make(folder: Path) -> None:
         raise UserError(f"-o {folder}: cannot be written ({error.strerror}). Choose another folder.") from None
 
 
-def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]], pages: Sequence[Path | None]) -> int:
+def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]], pages: Sequence[Path]) -> int:
     """Separates song after song, says what became of each, and returns how many failed."""
     failed = kept = 0
     seconds, start = 0.0, time.monotonic()
-    for path, targets, page in zip(songs, places, pages, strict=True):
+    for path, targets, beside in zip(songs, places, pages, strict=True):
         wanted = [None if not job.overwrite and os.path.exists(target) else target for target in targets]
+        page = beside if job.key else None
         if page and not job.overwrite and os.path.exists(page):
             song_pages.keep(page, job.key, _name(path))
             page = None
@@ -277,6 +278,8 @@ def _all(job: Job, songs: Sequence[Path], places: Sequence[Sequence[Path]], page
                 kept += 1
                 continue
             seconds += _one(job, path, wanted, page)
+            if job.overwrite and not page:
+                song_pages.outdated(beside, _name(path))
         except UserError as error:
             say(f"error: {error}")
             failed += 1

@@ -1,6 +1,7 @@
 """The pages of `stemwise separate --report`: which are made, which are kept, and what is said of those."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,16 @@ def keep(path: Path, key: str, song: str) -> None:
 
     if page.key_of(path) != key:
         say(f"{song}: keeps {path}, which is of another model or other stems; --overwrite replaces it")
+
+
+def outdated(path: Path, song: str) -> None:
+    """Says so if a page is left beside stems that were replaced without it."""
+    if not os.path.exists(path):  # unlike Path.exists, of a name that is too long, too
+        return
+    from stemwise.report import page
+
+    if page.key_of(path) is not None:
+        say(f"{song}: {path} still plays the stems from before; --report replaces it, too")
 
 
 def prepared(path: Path, title: str, stems: Sequence[str], model: str, key: str, kept: Sequence[str]) -> "SongPage":
