@@ -1,5 +1,7 @@
 """Losses: each is zero where it should be, has a gradient everywhere, and judges what its name says."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -119,6 +121,7 @@ def test_nothing_else_is_called_that_a_config_names(target):
     "make",
     [
         *(lambda: Compressed(power=0), lambda: Compressed(power=1.5), lambda: Logarithmic(floor=0)),
+        lambda: Logarithmic(floor=math.inf),
         *(lambda: MultiResolution(n_ffts=()), lambda: MultiResolution(n_ffts=(30,))),
     ],
 )
@@ -136,6 +139,12 @@ def test_every_loss_trains(option, train):
     keys = [f"loss={option}", "augment=all" if option in OPTIONS[-3:] else "augment=none", "trainer.max_steps=2"]
     keys += ["loss.n_ffts=[64,128]"] if option == "multiresolution" else []
     assert train(*keys).code == 0
+
+
+def test_frames_longer_than_a_crop_are_refused(train):
+    found = train("loss=multiresolution", "loss.n_ffts=[64,8192]", "trainer.max_steps=1")
+    assert found.code == 2, found.output
+    assert "loss.n_ffts=[64, 8192]: a crop has" in found.output
 
 
 def test_a_loss_of_spectra_needs_phases_and_says_so(train):

@@ -8,6 +8,7 @@ divide the mixture with its phases: `Masked`, `Spectral`, `Waveform` and `MultiR
 Axes: B batch, S stem, C channel, T frame, F bin, N sample.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -65,8 +66,8 @@ class Logarithmic:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.floor, int | float) or not self.floor > 0:
-            raise UserError(f"loss.floor={self.floor} is not above 0.")
+        if not isinstance(self.floor, int | float) or not 0 < self.floor < math.inf:
+            raise UserError(f"loss.floor={self.floor} is not a finite number above 0.")
 
     def __call__(self, model: Separator, estimates: Tensor, mixture: Tensor, stems: Tensor) -> Tensor:
         return _mean(((estimates / self.floor).log1p() - (stems / self.floor).log1p()).abs())
@@ -127,6 +128,11 @@ class MultiResolution:
     def __call__(self, model: Separator, estimates: Tensor, mixture: Tensor, stems: Tensor) -> Tensor:
         estimate, stem = _waveforms(model, estimates, mixture, stems)
         error = (estimate - stem).flatten(0, 2)
+        if max(self.n_ffts) // 2 >= error.shape[-1]:
+            raise UserError(
+                f"loss.n_ffts={list(self.n_ffts)}: a crop has {error.shape[-1]} samples to judge, not more than half "
+                "of the longest frame. Shorten it, or raise spectrogram.frames."
+            )
         found = []
         for n_fft in self.n_ffts:
             window = torch.hann_window(n_fft, device=error.device)
