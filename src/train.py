@@ -55,6 +55,7 @@ def _train(cfg: DictConfig, folder: Path) -> None:
         data.indexes()  # before a network is built and a logger begins a run
     model, facts = _model(cfg, complete=data.catalogue.complete)
     checkpoint = _checkpoint(cfg, folder, model)
+    checks.examples(data.spectrogram.frames, model.unet.stride)
     module, trainer = _training(cfg, loss, model, data, facts), _trainer(cfg, folder)
     if trainer.is_global_zero:
         OmegaConf.save(cfg, folder / "config.yaml", resolve=True)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import soundfile
 import torch
 import torchaudio
 
-from stemwise import audio, index, signals
+from stemwise import audio, index, sharing, signals
 from stemwise.augment import Gain, Remix, TimeStretch
 from stemwise.cache import fingerprints, store
 from stemwise.data import StemData
@@ -144,6 +145,20 @@ def test_songs_to_train_with_are_there_at_other_speeds(make: Make, root: Path) -
     torch.testing.assert_close(faster, torchaudio.functional.resample(waveform, 5, 4))
     later = signals.read(songs[10].stems[0], SETTINGS, start=301, frames=50)
     torch.testing.assert_close(later, faster[:, 301:351])
+
+
+def test_examples_may_be_shorter_than_a_window(make: Make) -> None:
+    """From the same entries; whole songs are as they are."""
+    data, whole = make(frames=12), make()
+    assert data.entries() == whole.entries()
+    data.prepare_data()
+    for batch in (*epoch(data), *served(data, data.val_dataloader()[0])):
+        assert batch["mixture"].shape[1:] == (2, 12, 24)
+        assert batch["stems"].shape[1:] == (4, 2, 12, 24)
+    (first, *_), (other, *_) = (served(one, one.val_dataloader()[1]) for one in (data, whole))
+    assert torch.equal(first["stems"], other["stems"])
+    with pytest.raises(UserError, match=r"data\.frames: spectrogram\.frames=0 is not a whole number"):
+        make(frames=0)
 
 
 def test_a_speed_does_not_change_the_entries_of_songs_as_they_are(make: Make) -> None:
@@ -510,6 +525,7 @@ def test_only_the_first_of_several_ranks_looks_at_the_files(
         assert second.catalogue.songs(split) == first.catalogue.songs(split)
     assert second.entries() == first.entries()
     (root / "train.csv").write_text("".join((root / "train.csv").read_text().splitlines(keepends=True)[:-1]))
+    monkeypatch.setattr(sharing, "_asked", Counter())  # a process of its own
     with pytest.raises(UserError, match=r"train.csv: has 4 songs here and 5 where the first rank reads it"):
         started_on_a_node(make(batch_size=1), 1, 2)
 

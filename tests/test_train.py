@@ -446,3 +446,12 @@ def test_it_learns(train):
     # Four equal tones: the mixture itself is at -4.8 dB.
     assert facts["sdr"]["mean"] > 1.0
     assert json.dumps(facts)
+
+
+def test_examples_fit_the_network(train):
+    found = train("data.frames=20")
+    assert found.code == 2
+    assert "data.frames=20 is not a multiple of 8" in found.output
+    assert "Take 16." in found.output
+    assert train("data.frames=8", "spectrogram.frames=32").code == 0
+    assert model_file.load(RUN / "model.safetensors").spectrogram.frames == 32

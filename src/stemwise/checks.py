@@ -27,6 +27,15 @@ def training(cfg: DictConfig) -> None:
     _speed(cfg)
 
 
+def examples(frames: int, stride: int) -> None:
+    """Checks that networks that halve T until it is `stride` times as short take examples of so many frames."""
+    if frames % stride:
+        raise UserError(
+            f"data.frames={frames} is not a multiple of {stride}, which the layers of stride 2 of model.unet.filters "
+            f"need. Take {max(frames // stride, 1) * stride}."
+        )
+
+
 def slurm(cfg: DictConfig) -> None:
     """Checks that the tasks of a job of SLURM are the ranks of `cfg`; else those that are there wait for the rest."""
     tasks = int(os.environ["SLURM_NTASKS"])

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ class StemData(lightning.LightningDataModule):
     `local_cache_limit`, or onto the disk. An epoch shows each song `examples_per_song` times.
     `on_error="skip"` leaves out, counted and named, the songs that cannot be decoded; `raise` stops. It needs
     the cache, whose build decodes every song. With `speeds`, in percent, the songs to train with are there at each of
-    these speeds as well, as a tape plays them. `phase` asks for spectra in place of magnitudes, for losses that need
-    them.
+    these speeds as well, as a tape plays them. An example has `frames` frames, or as many as a window of the model's:
+    short examples are many different ones in a batch, and long windows have few edges. `phase` asks for spectra in
+    place of magnitudes, for losses that need them.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class StemData(lightning.LightningDataModule):
         on_error: str = "raise",
         seed: int = 0,
         speeds: Sequence[int] = (),
+        frames: int | None = None,
         phase: bool = False,
     ) -> None:
         super().__init__()
-        self.stems, self.spectrogram = tuple(stems), spectrogram
+        self.stems = tuple(stems)
+        self.spectrogram = spectrogram if frames is None else _with_frames(spectrogram, frames)
         _check_speeds(speeds)
         given = ("train", train), ("valid", valid), ("test", test)
         csvs = {split: _place(split, csv) for split, csv in given if csv is not None}
@@ -377,6 +381,13 @@ class StemData(lightning.LightningDataModule):
 
 def _place(key: str, value: str | Path) -> Place:
     return places.configured(f"data.{key}", str(value))
+
+
+def _with_frames(settings: Spectrogram, frames: int) -> Spectrogram:
+    try:
+        return replace(settings, frames=frames)
+    except UserError as error:
+        raise UserError(f"data.frames: {error}") from None
 
 
 def _check_speeds(speeds: Sequence[int]) -> None:
