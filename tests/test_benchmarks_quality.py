@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
-from stemwise import launch
+from stemwise import launch, model_file
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -91,3 +92,16 @@ def test_a_run_is_scored_and_leaves_no_folder(ablations, tmp_path):
     assert set(found["sdr"]) == {"vocals", "drums", "bass", "other", "mean"}
     assert found["seconds"] > 0
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_the_model_of_mir1k_is_that_of_its_recipe():
+    path = FOLDER / "results/quality/mir1k/model.safetensors"
+    assert path.stat().st_size < 20e6
+    launch.offer_trainer_arguments()
+    with initialize_config_dir(launch.CONF, version_base="1.3"):
+        cfg = compose("train", overrides=["experiment=mir1k"])
+    settings = launch.plain(cfg.model)
+    settings["mask"]["rest"] = False  # voice and accompaniment are all of the mixture
+    model, facts = model_file.read(path)
+    assert model.settings == instantiate(settings, _convert_="all").settings
+    assert facts["step"] == cfg.trainer.max_steps
