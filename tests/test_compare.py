@@ -51,7 +51,7 @@ def test_models_names_are_printed_without_control_characters(stemwise, tmp_path)
         (["one", "none"], "none: no such folder"),
         (["one", "empty"], "empty: no evaluation.json, so no evaluation"),
         (["one", "two", "-o", "two"], "-o two: holds an evaluation, whose page this would replace"),
-        (["one", "two", "-o", "file"], "file/comparison.csv: cannot be written"),
+        (["one", "two", "-o", "file"], "-o file: no folder can be made there (File exists). Name another."),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(stemwise, evaluations, arguments, message):

@@ -150,7 +150,8 @@ def test_windows_that_pass_together_do_not_know_of_each_other(small_separator, m
     together = list(small_separator.estimates([song]))
     assert len(alone) == len(together) > count // 4
     for (estimates, spectrum), (expected, mixture) in zip(together, alone, strict=True):
-        torch.testing.assert_close(estimates, expected, rtol=1e-5, atol=1e-6)
+        # Processors differ in how they add up batches of another size: by 1.4e-5 on an EPYC.
+        torch.testing.assert_close(estimates, expected, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(spectrum, mixture, rtol=0, atol=0)
 
 

@@ -119,6 +119,14 @@ def test_what_is_no_evaluation_is_said(tmp_path, text, message):
         results.read(tmp_path)
 
 
+def test_numbers_are_numbers(tmp_path):
+    results.write(synthetic.evaluation(tmp_path, songs=1))
+    document = json.loads((tmp_path / results.FILE).read_text())
+    (tmp_path / results.FILE).write_text(json.dumps(document | {"band": "wide"}))
+    with pytest.raises(UserError, match="not what stemwise evaluate writes"):
+        results.read(tmp_path)
+
+
 def test_an_evaluation_by_an_older_version_and_a_missing_folder_are_told_apart(tmp_path):
     (tmp_path / "scores.json").write_text("{}")
     with pytest.raises(UserError, match=r"older stemwise\. Evaluate into it once more"):

@@ -96,7 +96,7 @@ def test_a_page_is_replaced_only_if_asked(stemwise, model_path, tmp_path):
     assert done.code == 0, done.output
     assert (tmp_path / "out/a/accompaniment.wav").exists()
     assert page.read_bytes() == first
-    assert "keeps out/a/report.html, which is of another model or other stems; --overwrite" in done.output
+    assert "keeps out/a/report.html, which is of another model, other stems or another part; --overwrite" in done.output
     assert stemwise(*command, "--overwrite").code == 0
     assert page.read_bytes() != first
     (tmp_path / "out/a/vocals.wav").unlink()

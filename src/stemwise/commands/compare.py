@@ -83,6 +83,10 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.songs < 0:
         raise UserError(f"--songs {options.songs}: less than none. Give how many songs to listen to, or 0.")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)  # before songs to listen to are made, which takes minutes
+    except OSError as error:
+        raise UserError(f"-o {options.output}: no folder can be made there ({error.strerror}). Name another.") from None
 
 
 def _chosen(paired: "Paired", count: int) -> "dict[str, Scored]":

@@ -28,7 +28,7 @@ def keep(path: Path, key: str, song: str) -> None:
     from stemwise.report import page
 
     if page.key_of(path) != key:
-        say(f"{song}: keeps {path}, which is of another model or other stems; --overwrite replaces it")
+        say(f"{song}: keeps {path}, which is of another model, other stems or another part; --overwrite replaces it")
 
 
 def outdated(path: Path, song: str) -> None:

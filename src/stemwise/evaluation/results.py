@@ -215,8 +215,13 @@ def _parsed(folder: Path, document: Any) -> Evaluation:
             f"{folder / FILE}: of format {found}, and this version of stemwise reads {FORMAT}. Read it with the "
             "version that wrote it, or evaluate the model once more."
         )
-    names = About.__dataclass_fields__
-    about = About(**{name: document[name] for name in names} | {"stems": tuple(document["stems"])})
+    given = {name: document[name] for name in About.__dataclass_fields__}
+    numbers = {
+        "sample_rate": int(given["sample_rate"]),
+        "channels": int(given["channels"]),
+        "band": float(given["band"]),
+    }
+    about = About(**given | numbers | {"stems": tuple(given["stems"])})
     return Evaluation(folder, about, tuple(_song(song) for song in document["songs"]))
 
 
