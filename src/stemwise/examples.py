@@ -228,9 +228,9 @@ class WholeSongs(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         song = self.songs[number]
-        waveforms = signals.stack([song.mixture, *song.stems], self.settings)
-        for signal in (song.mixture, *song.stems):
-            fingerprints.check_unchanged(signal)
+        parts = (song.mixture, *song.stems)
+        with fingerprints.unchanged(*parts):
+            waveforms = signals.stack(parts, self.settings)
         return {"mixture": waveforms[0], "stems": waveforms[1:], "name": song.name}
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stemwise.cache import store
+from stemwise.cache import fingerprints, store
+from stemwise.errors import UserError
+from stemwise.index import Cell
 from stemwise.training import SeparatorTraining
 
 CACHE = Path("data/cache")
@@ -168,6 +170,22 @@ def test_songs_that_changed_are_not_taken_for_those_of_before(keys, workers: int
     assert done.code == 2, done.output
     assert done.output.count("error: ") == 1
     assert ".wav: changed since this run began" in done.output
+
+
+def test_a_song_that_is_read_while_it_is_replaced_changed(songs, tmp_path):
+    """Half of it is there: that it is cut off is no news."""
+    path = tmp_path / "song.wav"
+    path.write_bytes((songs / "Song 0" / "bass.wav").read_bytes())
+    signal = (Cell(path),)
+    fingerprints.check_unchanged(signal)
+    with pytest.raises(UserError, match="cut off"), fingerprints.unchanged(signal):
+        raise UserError(f"{path}: cut off")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"song\.wav: changed since this run began"), fingerprints.unchanged(signal):
+        raise UserError(f"{path}: cut off")
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"), fingerprints.unchanged(signal):
+        raise UserError(f"{path}: no such file")
 
 
 def test_songs_that_are_gone_do_not_end_a_run_that_does_not_need_them(train, own_songs, after_step_3) -> None:

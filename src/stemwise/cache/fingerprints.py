@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stemwise.errors import UserError
@@ -89,6 +90,22 @@ def check_unchanged(signal: Signal) -> None:
         now = _state(cell.path)
         if _begun.setdefault(cell.path, now) != now:
             raise changed(str(cell.path))
+
+
+@contextmanager
+def unchanged(*signals: Signal) -> Iterator[None]:
+    """Around reading these: raises as `check_unchanged`, also where a file that is being replaced looks damaged."""
+    try:
+        yield
+    except UserError:
+        there = tuple(cell for signal in signals for cell in signal if _state(cell.path) is not None)
+        try:
+            check_unchanged(there)
+        except UserError as other:
+            raise other from None
+        raise
+    for signal in signals:
+        check_unchanged(signal)
 
 
 def _state(path: Place) -> tuple[int, int | str] | None:

@@ -286,8 +286,8 @@ class Direct:
         first = start * settings.hop - settings.n_fft
         length = frames * settings.hop + settings.overlap
         before = min(max(-first, 0), length)
-        waveform = signals.read(signal, settings, max(first, 0), length - before)
-        fingerprints.check_unchanged(signal)
+        with fingerprints.unchanged(signal):
+            waveform = signals.read(signal, settings, max(first, 0), length - before)
         padded = torch.nn.functional.pad(waveform, (before, length - before - waveform.shape[-1]))
         found = spectrogram.spectra(padded, settings)[..., : settings.bins]
         return found if self.has_phase else found.abs()
