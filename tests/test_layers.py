@@ -70,13 +70,14 @@ MODEL = {
     },
 }
 TRAINING = {
+    "data_settings": {"augment", "cache", "errors", "files", "spectrogram"},
     "data": {
         "augment",
         "cache",
         "catalogue",
+        "data_settings",
         "errors",
         "examples",
-        "files",
         "index",
         "sharing",
         "spectrogram",

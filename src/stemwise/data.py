@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,19 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from stemwise import examples, sharing, workers
-from stemwise.augment import ON_MAGNITUDES, Augmentation
-from stemwise.cache import entries, fingerprints, storage, upkeep
+from stemwise import data_settings, examples, sharing, workers
+from stemwise.augment import Augmentation
+from stemwise.cache import entries, fingerprints, storage
 from stemwise.cache.store import Cache, Direct, Source
 from stemwise.catalogue import Catalogue, Find, Song, Sums
 from stemwise.errors import UserError, raise_all
 from stemwise.examples import RandomCrops
-from stemwise.files import places
-from stemwise.files.places import Place
 from stemwise.index import Index, Signal
 from stemwise.sharing import Pool
 from stemwise.spectrogram import Spectrogram
 
 log = logging.getLogger(__name__)
 
-ON_ERROR = ("raise", "skip")
 SPLITS = ("train", "valid")  # what a training reads
 
 
@@ -76,15 +72,18 @@ class StemData(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.stems = tuple(stems)
-        self.spectrogram = spectrogram if frames is None else _with_frames(spectrogram, frames)
-        _check_speeds(speeds)
+        self.spectrogram = data_settings.with_frames(spectrogram, frames)
+        data_settings.check_speeds(speeds)
         given = ("train", train), ("valid", valid), ("test", test)
-        csvs = {split: _place(split, csv) for split, csv in given if csv is not None}
-        where = None if root is None else _place("root", root)
+        csvs = {split: data_settings.place(split, csv) for split, csv in given if csv is not None}
+        where = None if root is None else data_settings.place("root", root)
         self.catalogue = Catalogue(stems, sums or {}, where, dataset, csvs, speeds)
         self.cache, self.storage = cache, storage
-        self.cache_limit, self.verify = _bytes("cache_limit", cache_limit), verify
-        self.local_cache, self.local_cache_limit = local_cache, _bytes("local_cache_limit", local_cache_limit)
+        self.cache_limit, self.verify = data_settings.size("cache_limit", cache_limit), verify
+        self.local_cache, self.local_cache_limit = (
+            local_cache,
+            data_settings.size("local_cache_limit", local_cache_limit),
+        )
         self.augmentations = list((augment or {}).values())
         self.batch_size, self.examples_per_song = batch_size, examples_per_song
         cores = len(os.sched_getaffinity(0))
@@ -101,55 +100,11 @@ class StemData(lightning.LightningDataModule):
 
     def _check_settings(self) -> None:
         for name, least in (("batch_size", 1), ("examples_per_song", 1), ("num_workers", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"data.{name}={value!r} is not a whole number from {least} on.")
-        if not isinstance(self.verify, bool):
-            raise UserError(f"data.verify={self.verify!r} is not true or false.")
-        for name in ("cache", "local_cache"):
-            if "://" in str(folder := getattr(self, name)):
-                raise UserError(f"data.{name}={folder} is not a folder of this machine. Set it to one, or to null.")
-        if self.on_error not in ON_ERROR:
-            raise UserError(f"data.on_error={self.on_error!r} is not one of {', '.join(ON_ERROR)}.")
-        if self.on_error == "skip" and self.cache is None:
-            raise UserError(
-                "data.on_error=skip needs the cache, whose build finds the songs that cannot be decoded. "
-                "Set data.cache to a folder, or data.on_error=raise."
-            )
-        self._check_local_cache()
-        self._check_phase()
-
-    def _check_phase(self) -> None:
-        kind = storage.by_name(self.storage)
-        needing = [type(a).__name__ for a in self.augmentations if a.needs_phase]
-        if self.phase and not kind.has_phase:
-            raise UserError(
-                f"loss: this one compares spectra, which needs phases; data.storage={self.storage} has none. "
-                "Set data.storage=complex."
-            )
-        if self.phase and (without := [type(a).__name__ for a in self.augmentations if isinstance(a, ON_MAGNITUDES)]):
-            raise UserError(
-                f"augment: {', '.join(without)} changes magnitudes alone, and this loss compares spectra. "
-                "Leave it out, or choose another loss."
-            )
-        if needing and not kind.has_phase:
-            raise UserError(
-                f"augment: {', '.join(needing)} changes stems one by one, which needs their phases; "
-                f"data.storage={self.storage} has none. Set data.storage=complex."
-            )
-
-    def _check_local_cache(self) -> None:
-        if self.local_cache is None:
-            return
-        if self.cache is None:
-            raise UserError(
-                f"data.local_cache={self.local_cache}: there is no cache to copy. Set data.cache to the shared folder."
-            )
-        if _is_same_folder(Path(self.local_cache), Path(self.cache)):
-            raise UserError(
-                f"data.local_cache={self.local_cache} is data.cache itself. Set it to a folder on a disk of the node, "
-                "or to null."
-            )
+            data_settings.check_number(name, getattr(self, name), least)
+        data_settings.check_verify(self.verify)
+        data_settings.check_on_error(self.on_error, self.cache)
+        data_settings.check_caches(self.cache, self.local_cache)
+        data_settings.check_phase(self.storage, self.augmentations, self.phase)
 
     # Lightning's hooks
 
@@ -377,40 +332,6 @@ class StemData(lightning.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def _place(key: str, value: str | Path) -> Place:
-    return places.configured(f"data.{key}", str(value))
-
-
-def _with_frames(settings: Spectrogram, frames: int) -> Spectrogram:
-    try:
-        return replace(settings, frames=frames)
-    except UserError as error:
-        raise UserError(f"data.frames: {error}") from None
-
-
-def _check_speeds(speeds: Sequence[int]) -> None:
-    for speed in speeds:
-        if type(speed) is not int or not 25 <= speed <= 400 or speed == 100 or speeds.count(speed) > 1:
-            raise UserError(
-                f"data.speeds={list(speeds)}: {speed} is not a whole number of percent from 25 to 400, other than 100 "
-                "and given once. Write data.speeds=[90,110]."
-            )
-
-
-def _bytes(key: str, limit: str | float | None) -> int | None:
-    try:
-        return None if limit is None else upkeep.parse_size(limit)
-    except (TypeError, ValueError):
-        raise UserError(f"data.{key}={limit!r} is not a size. Write 50G, 800M or a number of bytes.") from None
-
-
-def _is_same_folder(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)  # which sees through mounts, too
-    except OSError:
-        return one.resolve() == other.resolve()
 
 
 def _as_is(batch: Any) -> Any:
