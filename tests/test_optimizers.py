@@ -60,3 +60,34 @@ def test_fused_steps_leave_gradients_to_be_clipped(optimizer):
 def test_other_arguments_of_torch_go_through():
     group = optimizers.adamw([torch.zeros(1)], lr=0.1, weight_decay=0.5, betas=(0.8, 0.9)).param_groups[0]
     assert (group["lr"], group["weight_decay"], group["betas"]) == (0.1, 0.5, (0.8, 0.9))
+
+
+def rates(scheduler, steps):
+    """The learning rate of each step."""
+    for _ in range(steps):
+        yield scheduler.get_last_lr()[0]
+        scheduler.optimizer.step()
+        scheduler.step()
+
+
+def test_the_rate_warms_up_and_then_follows_torchs_cosine():
+    made = optimizers.warmup_cosine(torch.optim.SGD([torch.zeros(1)], lr=0.5), steps=50, warmup=4)
+    found = list(rates(made, 55))
+    assert found[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], lr=0.5), T_max=46)
+    assert found[4:50] == pytest.approx(list(rates(torchs, 46)), abs=1e-9)
+    assert found[50:] == [0.0] * 5
+
+
+def test_a_resumed_schedule_goes_on_where_it_was():
+    first = optimizers.warmup_cosine(torch.optim.SGD([torch.zeros(1)], lr=0.5), steps=50, warmup=4)
+    list(rates(first, 20))
+    second = optimizers.warmup_cosine(torch.optim.SGD([torch.zeros(1)], lr=0.5), steps=50, warmup=4)
+    second.load_state_dict(first.state_dict())
+    assert list(rates(second, 10))[1:] == list(rates(first, 10))[1:]
+
+
+@pytest.mark.parametrize("warmup", [50, -1, 0.5, True])
+def test_a_warm_up_is_a_number_of_steps_of_the_run(warmup):
+    with pytest.raises(ValueError, match=r"warmup=.* below steps=50"):
+        optimizers.warmup_cosine(torch.optim.SGD([torch.zeros(1)], lr=0.5), steps=50, warmup=warmup)

@@ -1,4 +1,7 @@
-"""Optimisers as torch does not have them: one pass over the weights at a step, and TensorFlow's Adam."""
+"""Optimisers and schedules as torch does not have them.
+
+One pass over the weights at a step, TensorFlow's Adam, and a cosine that begins with a warm-up.
+"""
 
 import math
 from collections.abc import Iterable
@@ -6,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 
 def adam(params: Iterable[Tensor], lr: float = 1e-4, **options: Any) -> torch.optim.Adam:
@@ -45,3 +49,19 @@ def tensorflow_adam(
 
     optimizer.register_step_pre_hook(scale)
     return optimizer
+
+
+def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> LambdaLR:
+    """Up to the learning rate in equal parts over `warmup` steps, then down to zero along half a cosine at `steps`.
+
+    torch's `SequentialLR` would chain two schedules; it needs both made before it, which a config cannot say.
+    """
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or not 0 <= warmup < steps:
+        raise ValueError(f"warmup={warmup!r} is not a whole number of steps from 0 to below steps={steps}")
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)  # a first step of rate zero would be lost
+        return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / (steps - warmup), 1.0)))
+
+    return LambdaLR(optimizer, share)
