@@ -1,11 +1,24 @@
-"""What is asked of a training, a table each: variants of one recipe as Hydra overrides.
-
-A variant without overrides is the recipe as it is, with which the others are compared.
-"""
+"""What is asked of a training, a table each: variants of one recipe as Hydra overrides."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-Variants = Mapping[str, tuple[str, ...]]
+Overrides = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A recipe and its variants, each what it adds; the first adds nothing, and the others are compared with it.
+
+    Each is trained once for each of the `splits`, which say what is trained on and what is scored. `recordings` is
+    the folder of the songs, where they are not the demo set's.
+    """
+
+    recipe: Overrides
+    variants: Mapping[str, Overrides]
+    splits: Mapping[str, Overrides] = field(default_factory=lambda: {"": ()})
+    recordings: str | None = None
+
 
 SMALL = (
     *("spectrogram.sample_rate=11025", "spectrogram.channels=1", "spectrogram.n_fft=1024", "spectrogram.hop=256"),
@@ -14,21 +27,34 @@ SMALL = (
 DEMO = (
     *("data=demo", "data.dataset.songs.train=48", "data.dataset.songs.valid=8", "data.dataset.seconds=8"),
     *(*SMALL, "data.batch_size=4", "data.examples_per_song=8", "optimizer.lr=3e-3", "scheduler=cosine", "ema=0.98"),
-    *("trainer.max_steps=600", "trainer.val_check_interval=600"),
+    *("trainer.max_steps=600", "trainer.val_check_interval=100"),
 )
 """The demo set, small enough that a run takes a minute of one core."""
+
+MIR1K = ("experiment=mir1k", "trainer.max_steps=1500", "trainer.val_check_interval=500", "ema=0.995")
+SINGERS = {singer: (f"data.dataset.valid=[{singer}]",) for singer in ("abjones", "amy")}  # scored; the other is heard
+
+LINEAR = (
+    *("scheduler._target_=torch.optim.lr_scheduler.LinearLR", "~scheduler.T_max", "+scheduler.start_factor=1"),
+    *("+scheduler.end_factor=0", "+scheduler.total_iters=${trainer.max_steps}"),
+)
 
 ROWS = "data.storage=complex"  # what changes stems by themselves needs phases
 
 
-def _with(name: str, *values: str) -> tuple[str, ...]:
+def _with(name: str, *values: str) -> Overrides:
     """One augmentation alone."""
     module = {"gain": "Gain", "polarity": "Polarity", "mixup": "Mixup", "silence": "Silence", "band": "BandLimit"}
     return ROWS, f"+augment.{name}._target_=stemwise.augment.{module[name]}", *(f"+augment.{name}.{v}" for v in values)
 
 
-QUESTIONS: Mapping[str, tuple[tuple[str, ...], Variants]] = {
-    "augmentation": (
+def _batches(size: int, steps: int) -> Overrides:
+    """As many examples in batches of another size, validated as often."""
+    return f"data.batch_size={size}", f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps // 6}"
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "augmentation": Question(
         DEMO,
         {
             "none": (),
@@ -45,7 +71,7 @@ QUESTIONS: Mapping[str, tuple[tuple[str, ...], Variants]] = {
             "the same with mix-up and silence": ("augment=all",),
         },
     ),
-    "loss": (
+    "loss": Question(
         (*DEMO, "augment=remix"),
         {
             "L1 of magnitudes": (),
@@ -57,15 +83,18 @@ QUESTIONS: Mapping[str, tuple[tuple[str, ...], Variants]] = {
             "three resolutions of the waveform": ("loss=multiresolution", "loss.n_ffts=[512,1024,2048]"),
         },
     ),
-    "optimisation": (
+    "optimisation": Question(
         (*DEMO, "augment=remix"),
         {
             "the recipe": (),
             "learning rate 1e-3": ("optimizer.lr=1e-3",),
             "learning rate 1e-2": ("optimizer.lr=1e-2",),
             "constant learning rate": ("scheduler=constant",),
-            "batches of 2, twice the steps": ("data.batch_size=2", "trainer.max_steps=1200"),
-            "batches of 8, half the steps": ("data.batch_size=8", "trainer.max_steps=300"),
+            "linear down to zero": LINEAR,
+            "cosine, 60 steps of warm-up": ("scheduler=warmup_cosine", "scheduler.warmup=60"),
+            "the same at 1e-2": ("scheduler=warmup_cosine", "scheduler.warmup=60", "optimizer.lr=1e-2"),
+            "batches of 2, twice the steps": _batches(2, steps=1200),
+            "batches of 8, half the steps": _batches(8, steps=300),
             "no averaged weights": ("ema=null",),
             "averaged over 200 steps": ("ema=0.995",),
             "weight decay 0.01": ("optimizer=adamw", "optimizer.lr=3e-3"),
@@ -73,7 +102,7 @@ QUESTIONS: Mapping[str, tuple[tuple[str, ...], Variants]] = {
             "no dropout": ("model.unet.dropout=0",),
         },
     ),
-    "size": (
+    "size": Question(
         (*DEMO, "augment=remix"),
         {
             "8 16 32 32": (),
@@ -83,5 +112,20 @@ QUESTIONS: Mapping[str, tuple[tuple[str, ...], Variants]] = {
             "8 16 32 32 64": ("model.unet.filters=[8,16,32,32,64]",),
         },
     ),
+    "mir1k": Question(
+        MIR1K,
+        {
+            "the recipe": (),
+            "without speeds": ("data.speeds=[]",),
+            "L1 of magnitudes": ("loss=l1",),
+            "frames of 1024": (
+                *("spectrogram.n_fft=1024", "spectrogram.hop=256", "spectrogram.bins=512"),
+                *("spectrogram.frames=1024", "data.frames=128"),  # as many seconds
+            ),
+            "no remix": ("augment=none",),
+            "no dropout": ("model.unet.dropout=0",),
+        },
+        splits=SINGERS,
+        recordings="mir1k",
+    ),
 }
-"""By name: the recipe, and its variants."""
