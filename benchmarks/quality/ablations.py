@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other scripts, which find each other by name
 
 import report
-from quality import pages, runs
+from quality import curves, pages, runs
 from quality.questions import QUESTIONS
 from quality.runs import Run
 
@@ -58,7 +58,7 @@ def _all(missing: Sequence[Run], jobs: int, songs: Path) -> Iterator[tuple[Run, 
 
 
 def write(name: str, found: Mapping[str, Any], seeds: int) -> None:
-    """Writes page and runs."""
+    """Writes page, picture and runs."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     machine = report.machine()
     where = f"{machine['processor']} ({machine['cores']} cores)"
@@ -67,6 +67,8 @@ def write(name: str, found: Mapping[str, Any], seeds: int) -> None:
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(run)}" for key, run in found.items())  # a run a line
     (RESULTS / f"{name}.json").write_text(f'{{"runs": {{\n{lines}\n}}}}\n', encoding="utf-8")
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    svg = curves.picture(name, pages.variants(QUESTIONS[name], found, seeds))
+    (RESULTS / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ READ = (
 
 
 def page(name: str, question: Question, found: Found, seeds: int) -> str:
-    """The question's table, and how it is to be read."""
-    runs = {variant: taken(question, extra, found, seeds) for variant, extra in question.variants.items()}
+    """The question's table, how it is to be read, and the picture `NAME.svg` (`curves`)."""
+    runs = variants(question, found, seeds)
     first = next(iter(runs))
     rows = [(variant, *_row(own, runs[first], variant == first)) for variant, own in runs.items()]
     splits = len(question.splits) > 1
@@ -31,9 +31,15 @@ def page(name: str, question: Question, found: Found, seeds: int) -> str:
     return (
         f"# {name.capitalize()}\n\nThe mean over stems and songs that were not trained on{over}. "
         f"{READ.format(' and split' if splits else '')}\n\n{report.table(COLUMNS, rows)}\n\n"
+        f"![Learning curves]({name}.svg)\n\n"
         "The recipe, to which a variant adds what its line in `benchmarks/quality/questions.py` says:\n\n"
         f"    python -m train {' '.join(question.recipe)}\n"
     )
+
+
+def variants(question: Question, found: Found, seeds: int) -> dict[str, Taken]:
+    """The runs of each variant."""
+    return {name: taken(question, extra, found, seeds) for name, extra in question.variants.items()}
 
 
 def taken(question: Question, extra: Overrides, found: Found, seeds: int) -> Taken:

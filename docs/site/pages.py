@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "data/*.md", "benchmarks/*.md", "benchmarks/results/**/*.md")
 NOTEBOOKS = "notebooks/*.ipynb"
-BESIDE = ("docs/*.svg", "docs/*.png", "docs/site/*.css", "docs/site/*.js")
+BESIDE = ("docs/*.svg", "docs/*.png", "benchmarks/results/**/*.svg", "docs/site/*.css", "docs/site/*.js")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".toml": "toml", ".sh": "bash"}
 
 LINK = re.compile(r"\]\((?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")

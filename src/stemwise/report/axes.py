@@ -5,6 +5,7 @@ and a description for who does not see it. Lengths are in units of its view box,
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,19 @@ def vertical(scale: Scale, x: float, right: float, title: str) -> Markup:
 
 def text(x: float, y: float, words: str, kind: str = "label", anchor: str = "start") -> Markup:
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(kind, *_n(x, y), anchor, words)
+
+
+def apart(places: Sequence[float], bottom: float, least: float = 15.0) -> list[float]:
+    """The places of labels, moved so that no two overlap and none lies below `bottom`."""
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    found = list(places)
+    for before, number in itertools.pairwise(order):
+        found[number] = max(found[number], found[before] + least)
+    beyond = max(max(found, default=0.0) - bottom, 0.0)
+    moved = [place - beyond for place in found]
+    for number, after in reversed(list(itertools.pairwise(order))):
+        moved[number] = min(moved[number], moved[after] - least)
+    return moved
 
 
 def mark(name: str, x: float, y: float, size: float = 4.0) -> str:

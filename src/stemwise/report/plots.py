@@ -5,7 +5,6 @@ than `POINTS` songs that many are drawn, evenly over their ranks, the least and 
 and counts are those of all. Values are in dB unless it is said.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +126,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], title: str, axis:
     end = max((at for line in lines.values() for at, _ in line), default=0.0) + 1
     across, up = axes.Scale(0.0, end, 44, 330), axes.reaching(every, 262, 26)
     parts = [axes.horizontal(across, 262, 26, "time, s"), axes.vertical(up, 44, 330, axis)]
-    ends = _apart([up(line[-1][1]) if line else 262.0 for line in lines.values()])
+    ends = axes.apart([up(line[-1][1]) if line else 262.0 for line in lines.values()], 262)
     for look, ((name, line), y) in enumerate(zip(lines.items(), ends, strict=True)):
         places = [(across(at + 0.5), up(value)) for at, value in _medians(line)]
         parts.append(_curve(places, across(1) - across(0), name, look, y))
@@ -159,19 +158,6 @@ def _medians(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     size = -(-len(line) // WINDOWS) or 1
     groups = [line[at : at + size] for at in range(0, len(line), size)]
     return [(float(np.mean([at for at, _ in g])), float(np.median([value for _, value in g]))) for g in groups]
-
-
-def _apart(places: Sequence[float], least: float = 15.0) -> list[float]:
-    """The places of labels, moved so that no two overlap and none leaves the plot."""
-    order = sorted(range(len(places)), key=lambda number: places[number])
-    found = list(places)
-    for before, number in itertools.pairwise(order):
-        found[number] = max(found[number], found[before] + least)
-    beyond = max(max(found, default=0.0) - 262, 0.0)
-    moved = [place - beyond for place in found]
-    for number, after in reversed(list(itertools.pairwise(order))):
-        moved[number] = min(moved[number], moved[after] - least)
-    return moved
 
 
 def songs(rows: Sequence[tuple[str, Mapping[str, float]]], scale_of: Sequence[float], title: str, axis: str) -> Markup:
