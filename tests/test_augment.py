@@ -6,11 +6,22 @@ import torch
 from torch import Tensor
 
 from stemwise import augment
-from stemwise.augment import BandLimit, ChannelSwap, Gain, Mixup, PitchShift, Polarity, Remix, Silence, TimeStretch
+from stemwise.augment import (
+    BandLimit,
+    ChannelSwap,
+    Formants,
+    Gain,
+    Mixup,
+    PitchShift,
+    Polarity,
+    Remix,
+    Silence,
+    TimeStretch,
+)
 from stemwise.errors import UserError
 
 ROWS, CHANNELS, FRAMES, BINS = 3, 2, 100, 200
-ALL = [Gain(), ChannelSwap(), Polarity(), Silence(0.5), BandLimit(0.5), TimeStretch(), PitchShift()]
+ALL = [Gain(), ChannelSwap(), Polarity(), Formants(), Silence(0.5), BandLimit(0.5), TimeStretch(), PitchShift()]
 
 
 def spectra(channels: int = CHANNELS) -> Tensor:
@@ -215,6 +226,45 @@ def test_mixup_adds_a_song_to_each_row_by_itself() -> None:
     assert Mixup(probability=0).songs(5, 3, np.random.default_rng(0)) == [None] * 3
 
 
+def resonances(peak: float, bins: int = 1024) -> Tensor:
+    """Three rows (R, 1, 4, F) of partials 20 bins apart, with one resonance around a bin."""
+    at = torch.arange(bins)
+    envelope = torch.exp(-0.5 * ((at - peak) / 100) ** 2) + 1e-3
+    partials = torch.where(at % 20 == 0, 1.0, 0.01)
+    phases = torch.polar(torch.ones(ROWS, 1, 4, bins), torch.rand(ROWS, 1, 4, bins) * 6)
+    return (envelope * partials) * phases
+
+
+def test_formants_move_the_resonance_and_leave_partials_and_phases() -> None:
+    before = resonances(400)
+    moves = []
+    for random in draws(60):
+        after = Formants(percent=25)(before, random)
+        assert torch.allclose((after / before).imag, torch.zeros(()), atol=1e-4)
+        magnitudes = after.abs()[:, 0, 0]
+        between = magnitudes[:, 10::20][:, :50] / magnitudes[:, 0::20][:, :50]
+        assert between.max() < 0.1  # the partials are where they were
+        centre = (magnitudes * torch.arange(1024)).sum(-1) / magnitudes.sum(-1)
+        moves.append(centre / 400)
+    found = torch.stack(moves)
+    assert 0.75 < found.min() < 0.85
+    assert 1.18 < found.max() < 1.3
+    assert torch.corrcoef(found.T).triu(1).abs().max() < 0.4  # each row by itself
+
+
+def test_formants_bound_what_they_change() -> None:
+    cliff = torch.cat([torch.ones(ROWS, 1, 4, 300), torch.zeros(ROWS, 1, 4, 300) + 1e-6], dim=-1).to(torch.complex64)
+    for random in draws(20):
+        change = (Formants(percent=100)(cliff, random) / cliff).abs().log10() * 20
+        assert change.abs().max() <= Formants.LIMIT + 1e-3
+    silent = torch.zeros(ROWS, 1, 4, 600, dtype=torch.complex64)
+    assert torch.equal(Formants()(silent, np.random.default_rng(0)), silent)
+
+
+def test_formants_of_nothing_change_nothing() -> None:
+    assert torch.allclose(Formants(percent=0)(spectra(), np.random.default_rng(0)), spectra())
+
+
 def test_silence_takes_rows_and_leaves_one() -> None:
     before = spectra()
     heard = []
@@ -258,6 +308,12 @@ def test_probabilities_are_probabilities(kind: type, probability: float) -> None
 def test_gain_is_within_reason(decibels: float) -> None:
     with pytest.raises(UserError, match=r"augment: Gain of .* decibels is not in \[0, 60\]"):
         Gain(decibels)
+
+
+@pytest.mark.parametrize("settings", [{"percent": -1}, {"percent": 101}, {"bins": 3}, {"bins": 60.5}])
+def test_formants_are_within_reason(settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="Formants"):
+        Formants(**settings)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.1, 0.9), (0, 1), (1, 11), (float("nan"), 1)])

@@ -1,7 +1,7 @@
 """Random changes to one training example, each a small module with its own parameters.
 
-Two places, by what a module needs. With the stems' complex spectra at hand, the mixture is their sum, and
-each stem can be changed by itself: `Remix`, `Mixup`, `Gain`, `ChannelSwap`, `Polarity`, `Silence`. On magnitudes,
+Two places, by what a module needs. With the stems' complex spectra at hand, the mixture is their sum, and each stem
+can be changed by itself: `Remix`, `Mixup`, `Gain`, `ChannelSwap`, `Polarity`, `Formants`, `Silence`. On magnitudes,
 where the mixture cannot be made anew, mixture and stems are changed alike: `TimeStretch`, `PitchShift`, `BandLimit`.
 
 A module takes an example and a NumPy generator and returns an example of the same shape; `Remix` and `Mixup` come
@@ -110,6 +110,50 @@ class Polarity:
 
 
 @dataclass(frozen=True)
+class Formants:
+    """Each row's spectral envelope stretched along frequency by up to `percent` either way: other throats and bodies.
+
+    Pitch, tempo and phases stay: every bin is only louder or softer, by `LIMIT` at most. The envelope is the mean of
+    the magnitudes over some `bins` bins, which should reach over several partials (500 Hz).
+    Jaitly and Hinton, "Vocal tract length perturbation (VTLP) improves speech recognition", 2013, stretch pitch too.
+    """
+
+    needs_phase: ClassVar[bool] = True
+    LIMIT: ClassVar[float] = 30.0  # dB
+    percent: float = 25.0
+    bins: int = 60
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percent <= 100:
+            raise UserError(f"augment: Formants of {self.percent} percent is not in [0, 100].")
+        if not isinstance(self.bins, int) or not 4 <= self.bins <= 1024:
+            raise UserError(f"augment: Formants with bins={self.bins}, which is not a whole number from 4 to 1024.")
+
+    def __call__(self, example: Tensor, random: np.random.Generator) -> Tensor:
+        most = np.log1p(self.percent / 100)
+        factors = torch.from_numpy(np.exp(random.uniform(-most, most, size=len(example)))).float()
+        envelopes = self._envelopes(example.abs())
+        points = torch.arange(envelopes.shape[-1])
+        moved = torch.stack([_read(row, points * factor) for row, factor in zip(envelopes, factors, strict=True)])
+        limit = self.LIMIT / 20 * np.log(10)
+        gains = (moved - envelopes).clamp(-limit, limit)
+        return example * _read(gains, torch.arange(example.shape[-1]) / self._step).exp().to(example.real.dtype)
+
+    @property
+    def _step(self) -> int:
+        """Bins from one point of an envelope to the next."""
+        return self.bins // 4
+
+    def _envelopes(self, magnitudes: Tensor) -> Tensor:
+        """(R, C, T, F) -> (R, C, T, points), logarithms."""
+        rows = magnitudes.flatten(1, 2)
+        points = functional.avg_pool1d(rows, 4 * self._step + 1, self._step, 2 * self._step, count_include_pad=False)
+        smooth = functional.avg_pool1d(points, 5, 1, 2, count_include_pad=False)
+        floor = 1e-3 * smooth.mean(dim=-1, keepdim=True) + 1e-8  # what is far below the rest is not an envelope
+        return (smooth + floor).log().unflatten(1, magnitudes.shape[1:3])
+
+
+@dataclass(frozen=True)
 class Silence:
     """With `probability`, a row is silent; one row stays at least."""
 
@@ -191,9 +235,17 @@ class PitchShift:
 
 
 ON_MAGNITUDES = (TimeStretch, PitchShift)  # of no use to a loss that needs phases
-Change = Gain | ChannelSwap | Polarity | Silence | BandLimit | TimeStretch | PitchShift
+Change = Gain | ChannelSwap | Polarity | Formants | Silence | BandLimit | TimeStretch | PitchShift
 Augmentation = Remix | Mixup | Change
 
 
 def _resize(example: Tensor, frames: int, bins: int) -> Tensor:
     return functional.interpolate(example, size=(frames, bins), mode="bilinear", antialias=True)
+
+
+def _read(values: Tensor, at: Tensor) -> Tensor:
+    """Values (..., N) at places between 0 and N - 1, on straight lines; beyond the last, the last."""
+    at = at.clamp(max=values.shape[-1] - 1)
+    below = at.floor().long().clamp(max=max(values.shape[-1] - 2, 0))
+    above = (below + 1).clamp(max=values.shape[-1] - 1)
+    return torch.lerp(values[..., below], values[..., above], (at - below).to(values.dtype))
