@@ -123,6 +123,14 @@ def test_a_model_can_be_told_what_to_do_above_its_band(model, tmp_path):
     assert np.abs(package.separate(other, song)["vocals"] - package.separate(model, song)["vocals"]).max() > 0.01
 
 
+def test_a_model_can_be_told_how_far_windows_overlap(model, tmp_path):
+    song = noise(1, 9000)
+    other = package.load(tmp_path / "model.safetensors", "cpu", overlap=0.5)
+    assert np.abs(package.separate(other, song)["vocals"] - package.separate(model, song)["vocals"]).max() > 1e-3
+    with pytest.raises(UserError, match="overlap=1: not a share of the window"):
+        package.load(tmp_path / "model.safetensors", overlap=1)
+
+
 def test_names_of_the_package(monkeypatch):
     assert {"load", "separate", "Wish"} <= {*dir(package)}
     with pytest.raises(AttributeError, match="no attribute 'seperate'"):

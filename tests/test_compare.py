@@ -4,6 +4,8 @@ import pytest
 
 import synthetic
 from html_tables import Reader
+from stemwise import model_file
+from stemwise.commands import compare
 from stemwise.evaluation import results
 
 
@@ -29,6 +31,19 @@ def test_two_evaluations_become_a_page_and_tables(stemwise, evaluations):
     for text in (done.output, page):
         assert "ongs to listen to: /nowhere/one.safetensors: no such model file" in text
     assert "listen" not in stemwise("compare", "one", "two", "-o", "out", "--songs", "0").output
+
+
+def test_a_model_is_heard_with_the_windows_that_were_scored(small_separator, tmp_path):
+    model_file.save(small_separator, tmp_path / "model.safetensors", {})
+    facts = {
+        "checkpoint": str(tmp_path / "model.safetensors"),
+        "digest": results.digest(tmp_path / "model.safetensors"),
+    }
+    heard = [
+        compare._model(synthetic.evaluation(tmp_path, 2, "one", overlap=overlap, **facts)).overlap
+        for overlap in (None, 0.5)
+    ]
+    assert heard == [0, 0.5]
 
 
 def test_models_names_are_printed_without_control_characters(stemwise, tmp_path):

@@ -71,9 +71,12 @@ def test_adam_makes_it_three_times_as_large(model, tmp_path):
 
 def test_what_is_different_there_is_said(model, tmp_path, capsys):
     model.spectrogram = replace(model.spectrogram, hop=64)
+    model.overlap = 0.5
     model_file.save(model, tmp_path / "m.safetensors", {})
     run("tensorflow", tmp_path / "m.safetensors", "-o", tmp_path / "out")
-    assert "note: Spleeter reckons with windows at 75 % overlap" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note: Spleeter reckons with windows at 75 % overlap" in said
+    assert "note: overlap=0.5: Spleeter's windows do not overlap" in said
 
 
 def test_the_configuration_can_be_given(folder, tmp_path):

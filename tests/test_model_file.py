@@ -15,7 +15,7 @@ from stemwise.separator import Separator
 
 def with_other_rule(model: Separator) -> Separator:
     rule = MaskRule(exponent=1.5, extension="average", rest=True)
-    other = Separator(model.stems, model.spectrogram, model.unet, rule, "softmax")
+    other = Separator(model.stems, model.spectrogram, model.unet, rule, "softmax", overlap=0.5)
     other.load_state_dict(model.state_dict())
     return other.eval()
 
@@ -31,6 +31,15 @@ def test_a_model_file_carries_all_that_separation_needs(small_separator, tmp_pat
     song = torch.randn(1, 3000)
     torch.testing.assert_close(loaded.separate(song), model.separate(song), rtol=0, atol=0)
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_file_from_before_windows_could_overlap(small_separator, tmp_path):
+    path = tmp_path / "model.safetensors"
+    settings = {name: value for name, value in small_separator.settings.items() if name != "overlap"}
+    metadata = {model_file.METADATA_KEY: json.dumps({"format": 1, **settings})}
+    weights = {name: value.contiguous() for name, value in small_separator.state_dict().items()}
+    save_file(weights, path, metadata=metadata)
+    assert model_file.load(path).overlap == 0
 
 
 def throw(error):

@@ -334,6 +334,7 @@ def test_standard_input_and_output(model_path, tmp_path):
         (["--mwf", "--mwf-window", "5"], "not allowed with argument"),
         (["--mwf-window", "0"], "--mwf-window 0: not a number of seconds"),
         (["--mwf", "--mask-extension", "top"], "--mask-extension: a Wiener filter has no masks"),
+        (["--overlap", "1"], "--overlap 1.0: not a share of the window"),
         (["-o", "-"], "standard output takes one stem of one song"),
     ],
 )
@@ -395,6 +396,20 @@ def test_precision_from_the_command_line(stemwise, model_path, tmp_path, precisi
     model = model_file.load(model_path)
     model.lower(getattr(torch, precision))
     expected = model.separate(audio.read(song, sample_rate=8000, channels=1))[0]
+    found = audio.read(tmp_path / "out/song/vocals.wav", sample_rate=8000, channels=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [[], ["--mwf"], ["--mwf-window", "0.2"]])
+def test_windows_that_overlap_from_the_command_line(stemwise, model_path, tmp_path, options):
+    song = write(tmp_path / "song.wav", seconds=3)
+    command = ["separate", song, "-m", model_path, "-o", "out", "--overlap", "0.5", "--clip", "float", *options]
+    assert stemwise(*command).code == 0
+    model = model_file.load(model_path)
+    model.overlap = 0.5
+    # 0.2 s are 25 frames, and a step 7.
+    divide = {"--mwf": model.by_wiener_of(999), "--mwf-window": model.by_wiener_of(4)}.get("".join(options[:1]))
+    expected = model.separate(audio.read(song, sample_rate=8000, channels=1), divide)[0]
     found = audio.read(tmp_path / "out/song/vocals.wav", sample_rate=8000, channels=1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

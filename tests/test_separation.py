@@ -286,7 +286,9 @@ def test_what_is_there_need_not_be_written(small_separator, song, tmp_path):
     torch.testing.assert_close(read(tmp_path / "b.wav"), small_separator.separate(read(song()))[1], rtol=0, atol=1e-6)
 
 
-def test_progress_counts_windows_at_every_rate(small_separator, song, monkeypatch):
+@pytest.mark.parametrize("overlap", [0, 0.25, 0.7])
+def test_progress_counts_windows_at_every_rate(small_separator, song, monkeypatch, overlap):
+    small_separator.overlap = overlap
     counted = []
 
     def track(items, *, what, total):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stemwise import masks, separator, spectrogram, wiener
+from stemwise import crossfade, masks, separator, spectrogram, wiener
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
 from stemwise.separator import Separator
@@ -17,7 +17,9 @@ from stemwise.unet import UNetSettings
 
 def rebuilt(model: Separator, **changes: object) -> Separator:
     """The same weights under other settings."""
-    parts = {name: getattr(model, name) for name in ("stems", "spectrogram", "unet", "mask", "output")} | changes
+    parts = {
+        name: getattr(model, name) for name in ("stems", "spectrogram", "unet", "mask", "output", "overlap")
+    } | changes
     other = Separator(**parts)
     other.load_state_dict(model.state_dict())
     return other.eval()
@@ -33,11 +35,22 @@ def whole(model: Separator, waveform: torch.Tensor) -> torch.Tensor:
     settings = model.spectrogram
     spectrum = spectrogram.stft(waveform, settings)
     magnitudes = spectrum[..., : settings.bins].abs()
-    frames = magnitudes.shape[-2]
-    padded = torch.nn.functional.pad(magnitudes, (0, 0, 0, -frames % settings.frames))
-    batch = padded.unflatten(-2, (-1, settings.frames)).transpose(0, 1)
+    frames, size = magnitudes.shape[-2], settings.frames
+    padded = torch.nn.functional.pad(magnitudes, (0, 0, 0, -frames % size))
+    starts = list(range(0, frames, size))
+    if model.overlap:
+        last = max(frames - size, 0)
+        starts = [*range(0, last, crossfade.step(size, model.overlap)), last]
+    batch = torch.stack([padded[..., start : start + size, :] for start in starts])
+    weights = torch.hann_window(2 * size, periodic=True)[1::2].unsqueeze(-1)
     with torch.no_grad():
-        found = masks.ratio(model(batch), batch, model.mask).permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :frames]
+        estimates = model(batch)
+    total, counted = torch.zeros(*estimates.shape[1:3], *padded.shape[-2:]), torch.zeros(padded.shape[-2], 1)
+    for start, one in zip(starts, estimates, strict=True):
+        total[..., start : start + size, :] += weights * one
+        counted[start : start + size] += weights
+    found = (total / counted)[..., :frames, :].unsqueeze(0)
+    found = masks.ratio(found, magnitudes.unsqueeze(0), model.mask)[0]
     full = masks.extend(found, settings.full_bins, model.mask.extension)
     return spectrogram.istft(full * spectrum, waveform.shape[-1], settings)
 
@@ -49,13 +62,28 @@ LENGTHS = [1, 10, 64 * 16 - 257, 64 * 16 - 256, 64 * 16 - 255, 64 * 16, 2 * 64 *
 @pytest.mark.parametrize("samples", LENGTHS)
 @pytest.mark.parametrize("extension", masks.EXTENSIONS)
 def test_streaming_equals_the_whole(small_separator, samples, extension):
-    model = rebuilt(small_separator, mask=MaskRule(extension=extension))
-    song = torch.randn(1, samples)
+    assert_streams_as_the_whole(rebuilt(small_separator, mask=MaskRule(extension=extension)), samples)
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+@pytest.mark.parametrize("overlap", [0.25, 0.5, 0.9])
+def test_streaming_with_windows_that_overlap_equals_the_whole(small_separator, samples, overlap):
+    assert_streams_as_the_whole(rebuilt(small_separator, overlap=overlap), samples)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.25])
+def test_streaming_in_stereo_equals_the_whole(stereo, overlap):
+    assert_streams_as_the_whole(rebuilt(stereo, overlap=overlap), 12345)
+
+
+def assert_streams_as_the_whole(model, samples):
+    channels = model.spectrogram.channels
+    song = torch.randn(channels, samples)
     expected = whole(model, song)
     torch.testing.assert_close(model.separate(song), expected, rtol=0, atol=1e-6)
     for block in (1000, 77):
         streamed = torch.cat(list(model.stream(song.split(block, dim=-1))), dim=-1)
-        assert streamed.shape == (2, 1, samples)
+        assert streamed.shape == (2, channels, samples)
         torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-6)
 
 
@@ -76,7 +104,9 @@ def stereo(small_separator):
 
 
 @pytest.mark.parametrize("samples", [10, 1024, 5000, 12345])
-def test_streaming_the_wiener_filter_equals_the_whole(stereo, samples):
+@pytest.mark.parametrize("overlap", [0, 0.5])
+def test_streaming_the_wiener_filter_equals_the_whole(stereo, samples, overlap):
+    stereo.overlap = overlap
     song = torch.randn(2, samples)
     expected = whole_song_wiener(stereo, song)
     total = functools.reduce(operator.add, stereo.statistics(song.split(777, dim=-1)))
@@ -233,6 +263,7 @@ def test_starting_from_a_model_that_does_not_fit_says_why(small_separator):
         ({"stems": [f"stem {number}" for number in range(65)]}, "65 stems, each with a network. Name at most 64"),
         ({"stems": ["a\n"]}, r"'a\\n' is no name for a stem.* all printable"),
         ({"stems": ["\ud800"]}, "is no name for a stem"),
+        ({"overlap": 1}, "model.overlap=1: not a share of the window"),
         ({"output": "tanh"}, "model.output='tanh' is not one of sigmoid, softmax"),
         ({"spectrogram": Spectrogram(frames=100)}, "spectrogram.frames=100 is not a multiple of 64.* Take 64"),
         ({"spectrogram": Spectrogram(bins=1000)}, "spectrogram.bins=1000 is not a multiple of 64.* Take 960"),
@@ -244,13 +275,27 @@ def test_settings_that_cannot_work_say_why(arguments, message):
         Separator(**parts | arguments)
 
 
-def test_memory_does_not_grow_with_the_song(small_separator):
+@pytest.mark.parametrize("overlap", [0, 0.25, 0.75])
+def test_memory_does_not_grow_with_the_song(small_separator, overlap):
     """What a window leaves behind is one overlap: the pieces that come out are no longer than a window."""
-    model, seconds = small_separator, 20
+    model, seconds = rebuilt(small_separator, overlap=overlap), 20
     blocks = (torch.randn(1, 8000) for _ in range(seconds))
     pieces = [piece.shape[-1] for piece in model.stream(blocks)]
     assert max(pieces) <= model.spectrogram.frames * model.spectrogram.hop
-    assert len(pieces) == math.ceil(model.spectrogram.frame_count(seconds * 8000) / model.spectrogram.frames)
+    later = model.spectrogram.frame_count(seconds * 8000) - model.spectrogram.frames
+    # The zeros in front of the song may be a piece of their own.
+    assert model.pieces(seconds * 8000) - len(pieces) in (0, 1)
+    assert model.pieces(seconds * 8000) == 1 + math.ceil(later / model.step)
+
+
+def test_windows_that_overlap_make_another_estimate_where_they_do(small_separator):
+    song = torch.randn(1, 9000)
+    apart = (rebuilt(small_separator, overlap=0.5).separate(song) - small_separator.separate(song)).abs()
+    assert apart.max() > 1e-3
+    # Of one window there is but one estimate.
+    short = song[:, :500]
+    found = rebuilt(small_separator, overlap=0.5).separate(short)
+    torch.testing.assert_close(found, small_separator.separate(short), rtol=0, atol=1e-6)
 
 
 def test_the_oracle_is_the_mask_rule_on_the_truth(small_separator):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemwise import model_file, pretrained, separation
+from stemwise import crossfade, model_file, pretrained, separation
 from stemwise.errors import UserError
 from stemwise.separation import Excerpt, Song, Wish
 from stemwise.separator import Separator
@@ -18,20 +18,30 @@ Waveform = np.ndarray | Tensor
 MOST_CHANNELS = 16  # what has more is (samples, channels)
 
 
-def load(model: str | os.PathLike[str], device: str = "auto", mask_extension: str | None = None) -> Separator:
+def load(
+    model: str | os.PathLike[str],
+    device: str = "auto",
+    mask_extension: str | None = None,
+    overlap: float | None = None,
+) -> Separator:
     """A model by name or path, ready to separate.
 
     `model` is `spleeter:2stems`, `4stems` or `5stems`, each also with `-16kHz` (fetched at first use), or the path
     of a model file or a training checkpoint. `device` is `cpu`, `cuda`, `cuda:1`, or `auto`: the GPU if there is
-    one. `mask_extension` says what happens above the model's band, see `masks.MaskRule` (None: as the model says).
+    one. `mask_extension` says what happens above the model's band, see `masks.MaskRule`; `overlap` is the
+    share of a window, 0 to 0.9, that it has in common with the next (None: as the model says, for both).
     What the model knows of itself: `model.stems`, `model.spectrogram.sample_rate`.
 
     A model may be used by several threads at once. Raises `UserError` for a model or a device that is not there.
     """
+    if overlap is not None:
+        crossfade.check(overlap, "overlap=")
     name = model if isinstance(model, str) else Path(model)
     loaded = model_file.load(pretrained.path(name), separation.device(device))
     if mask_extension is not None:
         loaded.mask = replace(loaded.mask, extension=mask_extension)
+    if overlap is not None:
+        loaded.overlap = overlap
     return loaded
 
 

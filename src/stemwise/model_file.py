@@ -160,6 +160,7 @@ def _build(path: Path, description: Any) -> Separator:
                 unet=UNetSettings(**description["unet"]),
                 mask=MaskRule(**description["mask"]),
                 output=description["output"],
+                overlap=description.get("overlap", 0.0),  # which files once did not have
             )
     except UserError:
         raise

@@ -41,7 +41,8 @@ class Wish:
     `stems`: only these of the model's (None: all). `residual`: also what no stem of the model claimed.
     `two_stems`: one stem and, as `no_<stem>`, the rest of the mixture; instead of `stems`. `offset` and `duration`
     (None: to the end) in seconds. `sample_rate` of the stems (None: the song's). `wiener`: multichannel Wiener
-    filtering instead of ratio masks, with the statistics of the whole song (0) or of this many windows of T frames.
+    filtering instead of ratio masks, with the statistics of the whole song (0) or of this many of the pieces in which
+    the model's estimates come, a window of T frames each unless they overlap.
     `clip` says what becomes of samples past full scale: `clamp` cuts them off, `rescale` lowers all stems of the
     song alike until none is left, `float` keeps them.
     """
@@ -309,9 +310,7 @@ def _wiener(model: Separator, excerpt: Excerpt, windows: int | None) -> Divide |
 
 
 def _shown(items: Iterator[T], model: Separator, excerpt: Excerpt, what: str) -> Iterator[T]:
-    settings = model.spectrogram
-    windows = -(-settings.frame_count(excerpt.length(settings.sample_rate)) // settings.frames)
-    return progress.track(items, what=what, total=windows)
+    return progress.track(items, what=what, total=model.pieces(excerpt.length(model.spectrogram.sample_rate)))
 
 
 class _Spool:

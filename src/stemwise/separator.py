@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stemwise import masks, spectrogram, wiener
+from stemwise import crossfade, masks, spectrogram, wiener
+from stemwise.crossfade import Estimated
 from stemwise.errors import UserError
 from stemwise.masks import MaskRule
 from stemwise.spectrogram import Spectrogram
@@ -30,9 +31,7 @@ MOST_STEMS = 64
 # Windows that pass the networks together: a GPU wants work, and on the CPU two share what rearranging kernels costs.
 TOGETHER = {"cpu": 2, "cuda": 16}
 
-# What a window gives: estimates (S, C, t, F), and the mixture's complex spectrum (C, t, n_fft/2 + 1).
-Estimated = tuple[Tensor, Tensor]
-# Window after window: estimates to complex spectra (C, t, ≤ n_fft/2 + 1) of one stem after the other; missing bins
+# Piece after piece: estimates to complex spectra (C, t, ≤ n_fft/2 + 1) of one stem after the other; missing bins
 # are 0.
 Divide = Callable[[Iterator[Estimated]], Iterator[Iterable[Tensor]]]
 
@@ -44,7 +43,8 @@ class Separator(nn.Module):
     """One U-Net per stem over the same mixture, and the way from their estimates to waveforms.
 
     `output` is what bounds a U-Net's values: `sigmoid` (Spleeter's `unet.unet`) or `softmax` across the
-    stems (`unet.softmax_unet`); the result times the mixture's magnitudes is the estimate.
+    stems (`unet.softmax_unet`); the result times the mixture's magnitudes is the estimate. `overlap` is the share of
+    a window of T frames that it has in common with the next one, 0 to 0.9: see `crossfade`.
     """
 
     def __init__(
@@ -54,8 +54,10 @@ class Separator(nn.Module):
         unet: UNetSettings,
         mask: MaskRule,
         output: str = "sigmoid",
+        overlap: float = 0.0,
     ) -> None:
         super().__init__()
+        crossfade.check(overlap, "model.overlap=")
         if len(stems) > MOST_STEMS:
             raise UserError(f"stem_names: {len(stems)} stems, each with a network. Name at most {MOST_STEMS}.")
         if not stems or len(set(stems)) != len(stems):
@@ -79,6 +81,7 @@ class Separator(nn.Module):
         self.unet = unet
         self.mask = mask
         self.output = output
+        self.overlap = overlap
         self.unets = nn.ModuleList(UNet(spectrogram.channels, unet) for _ in self.stems)
         self.arrange()
 
@@ -91,6 +94,7 @@ class Separator(nn.Module):
             "unet": {**asdict(self.unet), "filters": list(self.unet.filters)},
             "mask": asdict(self.mask),
             "output": self.output,
+            "overlap": self.overlap,
         }
 
     def forward(self, magnitudes: Tensor) -> Tensor:
@@ -110,11 +114,11 @@ class Separator(nn.Module):
     def stream(self, blocks: Iterable[Tensor], divide: Divide | None = None) -> Iterator[Tensor]:
         """Stems (S, C, n) piece by piece from a mixture (C, n) piece by piece; memory stays bounded.
 
-        The pieces that come out are about one window (T frames) long whatever the pieces that go in, and
-        together they are as long as the input. Windows do not overlap and do not know of each other, as in
-        Spleeter, so the result does not depend on how the input was cut.
+        The pieces that come out are at most one window (T frames) long whatever the pieces that go in, and
+        together they are as long as the input. Windows begin every `step` frames and do not know of each other, so
+        the result does not depend on how the input was cut.
 
-        `divide` turns the estimates of window after window into the stems' spectra; the ratio masks of the
+        `divide` turns the estimates of piece after piece into the stems' spectra; the ratio masks of the
         model's own rule if it is None.
         """
         taken = 0
@@ -135,12 +139,29 @@ class Separator(nn.Module):
 
     @torch.inference_mode()
     def estimates(self, blocks: Iterable[Tensor]) -> Iterator[Estimated]:
-        """Estimated magnitudes (S, C, t, F) of a mixture (C, n) and its spectrum (C, t, n_fft/2 + 1), for each
-        window of t <= T frames."""
+        """Estimated magnitudes (S, C, t, F) of a mixture (C, n) and its spectrum (C, t, n_fft/2 + 1), in pieces of
+        t <= T frames: windows side by side, as in Spleeter, or what remains of those that overlap."""
         device = next(self.parameters()).device
         windows = spectrogram.windows(blocks, self.spectrogram)
         spectra = (spectrogram.spectra(_brought(window, device), self.spectrogram) for window in windows)
-        while group := list(itertools.islice(spectra, TOGETHER.get(device.type, 1))):
+        if self.overlap:
+            yield from crossfade.crossfaded(spectra, self._estimated, self.spectrogram.frames, self.step)
+        else:
+            yield from self._estimated(spectra)
+
+    @property
+    def step(self) -> int:
+        """Frames from the beginning of one window to that of the next."""
+        return crossfade.step(self.spectrogram.frames, self.overlap)
+
+    def pieces(self, samples: int) -> int:
+        """In how many pieces the estimates of a mixture (C, N) come, N = `samples`."""
+        return 1 + -(-max(self.spectrogram.frame_count(samples) - self.spectrogram.frames, 0) // self.step)
+
+    def _estimated(self, spectra: Iterator[Tensor]) -> Iterator[Estimated]:
+        """The estimates of each of these windows (C, t, n_fft/2 + 1), t <= T, and the window."""
+        together = TOGETHER.get(next(self.parameters()).device.type, 1)
+        while group := list(itertools.islice(spectra, together)):
             yield from zip(self._estimates(group), group, strict=True)
 
     def _estimates(self, group: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -180,7 +201,7 @@ class Separator(nn.Module):
 
     @torch.inference_mode()
     def statistics(self, blocks: Iterable[Tensor]) -> Iterator[wiener.Statistics]:
-        """What each window of a mixture adds to the statistics of the song; their sum is what `by_wiener` needs."""
+        """What each piece of a mixture adds to the statistics of the song; their sum is what `by_wiener` needs."""
         for estimates, spectrum in self.estimates(blocks):
             yield wiener.statistics(self._all_of(estimates, spectrum), spectrum)
 
@@ -196,7 +217,7 @@ class Separator(nn.Module):
         return divide
 
     def by_wiener_of(self, count: int) -> Divide:
-        """The same in one pass, with the statistics of `count` windows at a time, which are held in memory."""
+        """The same in one pass, with the statistics of `count` pieces at a time, which are held in memory."""
 
         def divide(windows: Iterator[Estimated]) -> Iterator[Iterable[Tensor]]:
             while held := list(itertools.islice(windows, count)):

@@ -34,6 +34,17 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path):
     assert "NaN" not in (tmp_path / results.FILE).read_text()  # JSON has no such number
 
 
+def test_an_evaluation_from_before_windows_could_overlap_is_read(tmp_path):
+    written = synthetic.evaluation(tmp_path, songs=2, overlap=0.5)
+    results.write(written)
+    assert results.read(tmp_path).about.overlap == 0.5
+    path = tmp_path / results.FILE
+    document = json.loads(path.read_text())
+    del document["overlap"]
+    path.write_text(json.dumps(document))
+    assert results.read(tmp_path).about.overlap is None
+
+
 def test_a_song_can_be_read_again_from_its_files(tmp_path):
     cells = (Cell(tmp_path / "a [1], no#2.stem.mp4", 4, None), Cell(tmp_path / "b.wav", None, 1))
     for cell in cells:

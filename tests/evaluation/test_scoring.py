@@ -96,6 +96,28 @@ def test_a_second_run_scores_nothing_again(model_path, small_separator, tmp_path
     assert len(called) == 3
 
 
+def test_another_overlap_is_another_model_and_the_same_oracle(model_path, small_separator, tmp_path, monkeypatch):
+    songs, folder, called = two_songs(tmp_path), tmp_path / "scores", []
+    score = solvers.score
+    monkeypatch.setattr(solvers, "score", lambda *a: called.append(1) or score(*a))
+
+    def scored(**options):
+        called.clear()
+        return scoring.evaluate(model_path, songs, folder, ["mixture", "oracle"], workers=0, **options).values["model"]
+
+    without = scored()
+    assert len(called) == 6
+    assert scored(overlap=0.0) == without
+    assert not called
+    half = scored(overlap=0.5)
+    assert len(called) == 2
+    assert half != without
+    small_separator.overlap = 0.5
+    model_file.save(small_separator, model_path, {})
+    assert scored() == half
+    assert len(called) == 2
+
+
 def test_songs_in_parallel_score_the_same(model_path, tmp_path):
     songs = two_songs(tmp_path)
     alone = scoring.evaluate(model_path, songs, tmp_path / "one", [], workers=0)
@@ -242,6 +264,12 @@ def test_the_command_prints_and_writes_the_table(stemwise, train, songs, tmp_pat
     assert "BSSEval v4 (solver=torch), dB" in faster.output
     assert (tmp_path / "run/evaluation-test-torch/scores.json").exists()
     assert_they_compare_as_equal(stemwise, "run/evaluation-test", "run/evaluation-test-torch")
+    other = ("solver=torch", "device=cpu", "baselines=[]", "listening_songs=1")
+    assert stemwise("evaluate", "checkpoint=run/model.safetensors", *keys, *other, "overlap=0.5").code == 0
+    overlapping = results.read(tmp_path / "run/evaluation-test-torch-overlap0.5")
+    assert (overlapping.about.model, overlapping.about.overlap) == ("run, overlap 0.5", 0.5)
+    wrong = stemwise("evaluate", "checkpoint=run/model.safetensors", *keys, "overlap=1")
+    assert (wrong.code, "overlap=1: not a share of the window" in wrong.output) == (2, True)
     assert_a_report_of_one_song(folder)
     table = (folder / "scores.md").read_text().partition("\n\nMedian over")[0]
     assert table in done.output

@@ -117,4 +117,6 @@ def _model(evaluation: "Evaluation") -> "Separator":
     model = model_file.load(path)
     if results.digest(path) != evaluation.about.digest:
         raise UserError(f"{path}: changed since it was scored in {evaluation.folder}. Evaluate it once more.")
+    if evaluation.about.overlap is not None:
+        model.overlap = evaluation.about.overlap
     return model

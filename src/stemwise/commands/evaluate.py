@@ -34,7 +34,7 @@ HEADINGS = {
 @launch.task
 def command(cfg: DictConfig) -> None:
     """Scores `cfg.checkpoint` on a split of `cfg.data`; see `conf/evaluate.yaml`."""
-    from stemwise import index, model_file, pretrained
+    from stemwise import crossfade, index, model_file, pretrained
     from stemwise.evaluation import results, scoring, solvers
 
     if cfg.split not in index.SPLITS:
@@ -42,6 +42,8 @@ def command(cfg: DictConfig) -> None:
     if cfg.checkpoint is None:
         raise UserError("checkpoint=null: no model to score. Give a run's model.safetensors, or a .ckpt.")
     workers, baselines, heard = _workers(cfg.workers), _names(cfg.baselines), _count(cfg.listening_songs)
+    if cfg.overlap is not None:
+        crossfade.check(cfg.overlap, "overlap=")
     checkpoint = pretrained.path(str(cfg.checkpoint))
     model, facts = model_file.read(checkpoint)
     # A model that was not trained here says nothing of sums; an accompaniment is all that is not its other stems.
@@ -52,9 +54,10 @@ def command(cfg: DictConfig) -> None:
     folder = _folder(cfg, checkpoint)
     log.info("%d songs of %s, scores in %s", len(songs), cfg.split, folder)
     solver, device = str(cfg.solver), str(cfg.device)
-    scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers, solver, device)
+    scores = scoring.evaluate(checkpoint, songs, folder, baselines, workers, solver, device, cfg.overlap)
     evaluation = results.gather(folder, _about(cfg, checkpoint, model), songs, scores)
     _write(evaluation, scores)
+    model.overlap = model.overlap if cfg.overlap is None else cfg.overlap
     _show(evaluation, heard, model.to(solvers.device(device, solver)))
 
 
@@ -62,11 +65,12 @@ def _folder(cfg: DictConfig, checkpoint: Path) -> Path:
     """Where the scores go: beside the model, or, for a model by name, into the current folder."""
     if cfg.output is not None:
         return Path(str(cfg.output))
-    # A folder for each solver, so that trying one does not replace what the other took hours for.
-    solver = "" if cfg.solver == "museval" else f"-{cfg.solver}"
+    # A folder for each solver and overlap, so that trying one does not replace what the other took hours for.
+    how = "" if cfg.solver == "museval" else f"-{cfg.solver}"
+    how += "" if cfg.overlap is None else f"-overlap{cfg.overlap}"
     if str(cfg.checkpoint) != str(checkpoint):
-        return Path(f"evaluation-{cfg.split}-{checkpoint.stem}{solver}")
-    return checkpoint.parent / f"evaluation-{cfg.split}{solver}"
+        return Path(f"evaluation-{cfg.split}-{checkpoint.stem}{how}")
+    return checkpoint.parent / f"evaluation-{cfg.split}{how}"
 
 
 def _workers(value: Any) -> int | None:
@@ -96,7 +100,7 @@ def _about(cfg: DictConfig, checkpoint: Path, model: "Separator") -> "About":
 
     settings = model.spectrogram
     return results.About(
-        model=_name(str(cfg.checkpoint), checkpoint),
+        model=_name(str(cfg.checkpoint), checkpoint) + ("" if cfg.overlap is None else f", overlap {cfg.overlap}"),
         checkpoint=str(checkpoint.absolute()),
         digest=results.digest(checkpoint),
         data=str(HydraConfig.get().runtime.choices["data"]),
@@ -107,6 +111,7 @@ def _about(cfg: DictConfig, checkpoint: Path, model: "Separator") -> "About":
         channels=settings.channels,
         band=settings.bins * settings.sample_rate / settings.n_fft,
         version=__version__,
+        overlap=cfg.overlap,
     )
 
 

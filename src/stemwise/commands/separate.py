@@ -125,6 +125,13 @@ def _add_work(group: "argparse._ArgumentGroup") -> None:
         help="above the model's band: zeros drops what is there, average shares it by the mean of the mask (both "
         "Spleeter's), top by the mean of the band's top quarter (default: as the model says)",
     )
+    group.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="of a window that it has in common with the next, 0 to 0.9: the joins are better, and it takes 1 / (1 - "
+        "SHARE) of the time (default: as the model says, which is 0 unless it was trained otherwise)",
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1… (default: the GPU if there is one)")
     group.add_argument(
         "--precision",
@@ -208,6 +215,7 @@ def _form(options: argparse.Namespace) -> "Format":
 
 
 def _wish(options: argparse.Namespace) -> "Wish":
+    from stemwise import crossfade
     from stemwise.separation import Wish
 
     stems = None if options.stems is None else tuple(name.strip() for name in options.stems.split(",") if name.strip())
@@ -219,6 +227,8 @@ def _wish(options: argparse.Namespace) -> "Wish":
         raise UserError(f"--duration {options.duration:g}: not a number of seconds above 0.")
     if options.mask_extension is not None and (options.mwf or options.mwf_window is not None):
         raise UserError("--mask-extension: a Wiener filter has no masks, and nothing above the band. Leave one out.")
+    if options.overlap is not None:
+        crossfade.check(options.overlap, "--overlap ")
     return Wish(
         stems=stems,
         two_stems=options.two_stems,
@@ -231,13 +241,12 @@ def _wish(options: argparse.Namespace) -> "Wish":
 
 
 def _completed(wish: "Wish", options: argparse.Namespace, model: "Separator") -> "Wish":
-    """The wish with its Wiener filter, whose windows the model knows: as many as make up the seconds, at least one."""
+    """The wish with its Wiener filter, for the model knows its pieces: as many as make up the seconds, at least one."""
     if options.mwf_window is None:
         return dataclasses.replace(wish, wiener=0 if options.mwf else None)
     if not 0 < options.mwf_window <= LONGEST_WINDOW:
         raise UserError(f"--mwf-window {options.mwf_window:g}: not a number of seconds in (0, {LONGEST_WINDOW}].")
-    settings = model.spectrogram
-    seconds = settings.frames * settings.hop / settings.sample_rate
+    seconds = model.step * model.spectrogram.hop / model.spectrogram.sample_rate
     return dataclasses.replace(wish, wiener=max(1, round(options.mwf_window / seconds)))
 
 
@@ -251,6 +260,8 @@ def _model(options: argparse.Namespace) -> "Separator":
     model.lower(getattr(torch, options.precision))
     if options.mask_extension is not None:
         model.mask = dataclasses.replace(model.mask, extension=options.mask_extension)
+    if options.overlap is not None:
+        model.overlap = options.overlap
     return model
 
 

@@ -20,6 +20,7 @@ def key(name: str, model: "Separator", wish: "Wish") -> str:
     from stemwise.evaluation import results
 
     parts = [results.digest(pretrained.path(name)), repr(model.mask), repr(wish)]
+    parts += [f"overlap {model.overlap}"] if model.overlap else []  # pages from before there was any are still good
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -151,7 +151,7 @@ def _circumstances(evaluations: Sequence[Evaluation]) -> list[str]:
         if any(getattr(one.about, key) != getattr(first, key) for one in evaluations):
             told = ", ".join(f"{one.about.model}: {getattr(one.about, key)}" for one in evaluations)
             notes.append(f"Not the same in all: {words} ({told}).")
-    if len({one.about.digest for one in evaluations}) < len(evaluations):
+    if len({(one.about.digest, one.about.overlap) for one in evaluations}) < len(evaluations):
         notes.append("Two of the evaluations are of the very same model file.")
     return notes
 

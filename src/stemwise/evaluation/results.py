@@ -31,7 +31,10 @@ MODEL, MIXTURE, ORACLE = "model", "mixture", "oracle"
 
 @dataclass(frozen=True)
 class About:
-    """What was scored, and how. `band` is in Hz: what lies above it the model does not see."""
+    """What was scored, and how.
+
+    `band` is in Hz: what lies above it the model does not see. `overlap` of windows is None: the model's own.
+    """
 
     model: str
     checkpoint: str
@@ -44,6 +47,7 @@ class About:
     channels: int
     band: float
     version: str
+    overlap: float | None = None
 
     @property
     def of_windows(self) -> bool:
@@ -215,7 +219,8 @@ def _parsed(folder: Path, document: Any) -> Evaluation:
             f"{folder / FILE}: of format {found}, and this version of stemwise reads {FORMAT}. Read it with the "
             "version that wrote it, or evaluate the model once more."
         )
-    given = {name: document[name] for name in About.__dataclass_fields__}
+    earlier = {"overlap": document.get("overlap")}  # which evaluations once did not have
+    given = {name: document[name] for name in About.__dataclass_fields__ if name not in earlier} | earlier
     numbers = {
         "sample_rate": int(given["sample_rate"]),
         "channels": int(given["channels"]),

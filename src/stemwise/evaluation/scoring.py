@@ -51,6 +51,7 @@ def evaluate(
     workers: int | None = None,
     solver: str = MUSEVAL,
     device: str = "auto",
+    overlap: float | None = None,
 ) -> Scores:
     """Scores a model file on songs, several at once, and writes `folder/<variant>/<song>.json`.
 
@@ -60,7 +61,8 @@ def evaluate(
     no score there and are named in the result.
 
     `solver` is `museval` or `mir_eval`, on the processor, or `torch` (see `solvers`). With that, `device` is where
-    networks and solver compute: `cpu`, `cuda`, `cuda:1`, or `auto`, the GPU if there is one.
+    networks and solver compute: `cpu`, `cuda`, `cuda:1`, or `auto`, the GPU if there is one. `overlap` of windows is
+    in place of the model's own.
     """
     if wrong := [name for name in baselines if name not in BASELINES]:
         raise UserError(f"baselines={wrong[0]}: not one of {', '.join(BASELINES)}.")
@@ -68,7 +70,7 @@ def evaluate(
     documents.make_folder(folder)
     variants = (MODEL, *baselines)
     cores = len(os.sched_getaffinity(0)) if workers is None else workers
-    jobs = _Songs(model_path, songs, folder, _jobs(songs, variants, cores), solver, where)
+    jobs = _Songs(model_path, songs, folder, _jobs(songs, variants, cores), solver, where, overlap)
     solvers.check(solver, jobs.model.spectrogram.channels)
     done = _in_processes(jobs, cores) if where.type == "cpu" else _read_ahead(jobs, min(cores, READERS))
     found = [SongScores(song.name, song.seconds, {}, {}) for song in songs]
@@ -163,8 +165,14 @@ class _Songs(Dataset[Result | str]):
         jobs: Sequence[Job],
         solver: str,
         device: torch.device,
+        overlap: float | None = None,
     ) -> None:
         self.model = model_file.load(model_path).to(device)
+        # The oracle has no windows that could overlap: its scores are those of any model with these.
+        self.rule = {name: value for name, value in self.model.settings.items() if name != "overlap"}
+        self.changes = [] if overlap in (None, self.model.overlap) else [f"overlap {overlap}"]
+        if overlap is not None:
+            self.model.overlap = overlap
         self.songs, self.folder, self.jobs, self.solver, self.device = songs, folder, jobs, solver, device
         self.digest = results.digest(model_path)
         self.paths = [documents.file_name(song.name) for song in songs]
@@ -237,9 +245,9 @@ class _Songs(Dataset[Result | str]):
     def _key(self, variant: str, song: Song) -> str:
         """Names all that a variant's scores of a song depend on."""
         how = {
-            MODEL: self.digest,
+            MODEL: " ".join([self.digest, *self.changes]),
             MIXTURE: self.model.spectrogram.sample_rate,
-            ORACLE: self.model.settings,
+            ORACLE: self.rule,
         }
         files = [[(fingerprint(c.path), c.stream, c.channel) for c in s] for s in (song.mixture, *song.stems)]
         parts = [how[variant], self.model.spectrogram.channels, list(self.model.stems), files]

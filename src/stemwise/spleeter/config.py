@@ -295,6 +295,8 @@ def _differences(model: Separator, extension: str) -> list[str]:
         notes.append(
             f"mask.extension={model.mask.extension} is unknown to Spleeter: above F its output is that of {extension}."
         )
+    if model.overlap:
+        notes.append(f"overlap={model.overlap}: Spleeter's windows do not overlap, so its joins will be worse.")
     if model.spectrogram.n_fft != 4 * model.spectrogram.hop:
         # Σ Hann² is 3/8 of its length.
         gain = 2 / 3 * 3 / 8 * model.spectrogram.n_fft / model.spectrogram.hop
