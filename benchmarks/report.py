@@ -27,7 +27,7 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("stemwise", "torch", "numpy")
 # Options that say where things lie on this machine, which changes no result.
-PLACES = ("--environments", "--scratch", "--keep", "--model", "--data")
+PLACES = ("--environments", "--scratch", "--keep", "--model", "--data", "--stereo-model", "--stereo-data")
 
 
 @dataclass(frozen=True)
