@@ -1,4 +1,4 @@
-"""The benchmark of inference: its ways to separate are what their names say, and its table is computed from the runs."""
+"""The benchmark of inference: its ways to separate are what their names say, and its table is of what was measured."""
 
 import copy
 from dataclasses import replace

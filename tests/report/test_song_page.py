@@ -86,6 +86,15 @@ def test_each_song_has_its_page_and_keeps_it(stemwise, model_path, tmp_path):
     assert new["a_report.html"] != both["a_report.html"]
 
 
+def test_a_page_of_another_overlap_is_another(small_separator, model_path):
+    from stemwise.commands import song_pages
+    from stemwise.separation import Wish
+
+    before = song_pages.key(str(model_path), small_separator, Wish())
+    small_separator.overlap = 0.5
+    assert song_pages.key(str(model_path), small_separator, Wish()) != before
+
+
 def test_a_page_is_replaced_only_if_asked(stemwise, model_path, tmp_path):
     write(tmp_path / "a.wav", rate=8000)
     command = ["separate", "a.wav", "-m", model_path, "-o", "out", "--report"]
