@@ -104,8 +104,31 @@ def timed(csv: str, root: str, folder: str, settings: dict) -> None:
     See `steered.py` for questions and answers. `csv` names files below `root`; the run's files go to `folder`.
     `settings` change Spleeter's own for 4 stems.
     """
+    params, data = _training(csv, root, folder, settings)
+    _estimator(params).train(data, hooks=[_Steps()], max_steps=params["train_max_steps"])
+
+
+def within(csv: str, root: str, folder: str, settings: dict, deadline: float) -> None:
+    """Trains as `spleeter train` does until the deadline (seconds of the epoch), and saves.
+
+    Leaves a model folder, FOLDER/run, and in FOLDER/steps.json the count of steps. `csv`, `root` and `settings` are
+    those of `timed`. The evaluations that `spleeter train` makes in between choose nothing, and are left out.
+    """
+    params, data = _training(csv, root, folder, settings)
+    estimator = _estimator(params)
+    estimator.train(data, hooks=[_Deadline(deadline)], max_steps=params["train_max_steps"])
+    Path(params["model_dir"], "config.json").write_text(json.dumps(params, indent=1))
+    Path(folder, "steps.json").write_text(json.dumps(int(estimator.get_variable_value("global_step"))))
+
+
+def _training(csv: str, root: str, folder: str, settings: dict) -> tuple[dict, functools.partial]:
+    """Spleeter's own settings for 4 stems but for `settings`, and its input pipeline."""
     places = {"train_csv": csv, "model_dir": str(Path(folder) / "run"), "training_cache": str(Path(folder) / "cache")}
     params = {**load_configuration("spleeter:4stems"), **places, **settings}
+    return params, functools.partial(get_training_dataset, params, AudioAdapter.default(), root)
+
+
+def _estimator(params: dict) -> tf.estimator.Estimator:
     run = tf.estimator.RunConfig(
         save_checkpoints_steps=params["save_checkpoints_steps"],
         tf_random_seed=params["random_seed"],
@@ -113,9 +136,18 @@ def timed(csv: str, root: str, folder: str, settings: dict) -> None:
         log_step_count_steps=10,
         keep_checkpoint_max=2,
     )
-    estimator = tf.estimator.Estimator(model_fn=model_fn, model_dir=params["model_dir"], params=params, config=run)
-    data = functools.partial(get_training_dataset, params, AudioAdapter.default(), root)
-    estimator.train(data, hooks=[_Steps()], max_steps=params["train_max_steps"])
+    return tf.estimator.Estimator(model_fn=model_fn, model_dir=params["model_dir"], params=params, config=run)
+
+
+class _Deadline(tf.estimator.SessionRunHook):
+    """Ends a training after the step in which its time is over."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: v1.train.SessionRunValues) -> None:
+        if time.time() >= self.deadline:
+            run_context.request_stop()
 
 
 class _Steps(tf.estimator.SessionRunHook):
@@ -222,5 +254,5 @@ def _restore(session: v1.Session, folder: Path) -> None:
 if __name__ == "__main__":
     tf.get_logger().setLevel("ERROR")
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        task = job.pop("task")
-        {"make": make, "separate": separate, "step": step, "train": train, "timed": timed}[task](**job)
+        tasks = (make, separate, step, train, timed, within)
+        {task.__name__: task for task in tasks}[job.pop("task")](**job)
