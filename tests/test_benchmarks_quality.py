@@ -24,6 +24,7 @@ def ablations(monkeypatch, tmp_path):
 
     monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(ablations.runs, "WORK", tmp_path / "work")
+    monkeypatch.setattr(ablations.sizes, "of", lambda overrides: {"weights": 1_000_000 * len(overrides), "speed": 9.5})
     return ablations
 
 
@@ -92,6 +93,35 @@ def test_runs_that_are_done_are_not_done_again(ablations, monkeypatch, capsys):
     assert "python benchmarks/quality/ablations.py size --seeds 2" in text
 
 
+def test_sizes_stand_beside_the_scores_and_are_not_measured_again(ablations, monkeypatch):
+    monkeypatch.setattr(ablations.runs, "trained", lambda run, threads, work, root: result(1.0))
+    ablations.answer("size", seeds=1, jobs=1)
+    text, question = (ablations.RESULTS / "size.md").read_text(), ablations.QUESTIONS["size"]
+    assert cells(text, "8 16 32 32")[-2:] == [f"{len(question.recipe)}.00", "9.5"]
+    assert cells(text, "4 8 16 16")[-2:] == [f"{len(question.recipe) + 1}.00", "9.5"]
+    assert {name: cells(text, f"`{name}`") for name in question.full_size} == {
+        name: [f"`{name}`", "2.00", "9.5"] for name in ("unet_small", "unet", "unet_large")
+    }
+    monkeypatch.delattr(ablations.sizes, "of")
+    ablations.answer("size", seeds=2, jobs=1)
+    assert (ablations.RESULTS / "size.md").read_text().count("9.5") == text.count("9.5")
+    ablations.answer("loss", seeds=1, jobs=1)
+    assert "real time" not in (ablations.RESULTS / "loss.md").read_text()
+
+
+def test_the_size_and_speed_of_a_model(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from quality import sizes
+
+    small = ["stems=1", "spectrogram.sample_rate=8000", "model.unet.filters=[4,8]", "spectrogram.frames=16"]
+    found = sizes.of(small, seconds=4)
+    encoder, decoder, last = (2 * 25 + 1) * 4 + 2 * 4 + (4 * 25 + 1) * 8, (8 * 25 + 1) * 4 + 2 * 4, 2 * 16 + 2
+    assert found["weights"] == encoder + decoder + (8 * 25 + 1) * 1 + 2 * 1 + last
+    assert found["speed"] > 1
+    wide = sizes.of([*small, "model.unet.filters=[64,128]"], seconds=4)
+    assert wide["speed"] < found["speed"]
+
+
 def test_what_was_done_outlives_a_training_that_fails(ablations, monkeypatch):
     def trained(run, threads, work, root):
         if run.variant == "4 8 16 16":
@@ -114,7 +144,7 @@ def test_a_score_is_the_mean_over_splits_and_its_spread_that_over_seeds(ablation
         run.key: result(values[run.variant][run.seed]["data.dataset.seed=2" in run.overrides])
         for run in ablations.runs.needed(asked, seeds=3)
     }
-    text = ablations.pages.page("asked", asked, found, 3)
+    text = ablations.pages.page("asked", asked, found, 3, {})
     assert cells(text, "as it is") == ["as it is", "2.50 ± 0.50", "7.50", "2.00 3.00 2.50", "", "1.0"]
     # Six differences, 1.0 and 1.1: what seeds and splits have in common is not in their interval.
     assert cells(text, "other")[4] == "+1.05 ± 0.06"
@@ -124,18 +154,18 @@ def test_a_score_is_the_mean_over_splits_and_its_spread_that_over_seeds(ablation
 def test_a_seed_counts_once_all_its_splits_are_there(ablations, asked):
     done = ablations.runs.needed(asked, seeds=2)
     found = {run.key: result(float(run.seed)) for run in done if run.seed == 0 or run.overrides[1][-1] == "1"}
-    text = ablations.pages.page("asked", asked, found, 2)
+    text = ablations.pages.page("asked", asked, found, 2, {})
     assert cells(text, "as it is")[1:4] == ["0.00", "5.00", "0.00"]
     assert cells(text, "other")[4] == "none (+0.00 ± 0.00)"
     del found[done[-1].key.replace("seed=1", "seed=0")]
-    assert cells(ablations.pages.page("asked", asked, found, 2), "other")[1] == "not run"
+    assert cells(ablations.pages.page("asked", asked, found, 2, {}), "other")[1] == "not run"
 
 
 def test_pairs_are_of_the_same_seed(ablations, asked):
     found = {run.key: result(float(run.seed)) for run in ablations.runs.needed(asked, seeds=3)}
     for run in ablations.runs.needed(asked, seeds=1)[:2]:
         del found[run.key]  # the first seed of the recipe
-    assert cells(ablations.pages.page("asked", asked, found, 3), "other")[4] == "none (+0.00 ± 0.00)"
+    assert cells(ablations.pages.page("asked", asked, found, 3, {}), "other")[4] == "none (+0.00 ± 0.00)"
 
 
 @pytest.mark.parametrize(

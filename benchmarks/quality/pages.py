@@ -15,26 +15,50 @@ Found = Mapping[str, Mapping[str, Any]]
 Taken = Mapping[int, Sequence[Mapping[str, Any]]]
 """A variant's run of each split, by seed."""
 COLUMNS = ("variant", "SDR, dB", "above the mixture", "of each seed", "against the first", "CPU minutes a run")
+SIZES = ("million weights", "times real time")
 READ = (
     "± behind a score is the standard deviation over seeds. Differences are those of the same seed{0}; ± behind their "
     "mean is half of its 95 % interval (Student's), and where that holds zero there is none."
 )
 
 
-def page(name: str, question: Question, found: Found, seeds: int) -> str:
-    """The question's table, how it is to be read, and the picture `NAME.svg` (`curves`)."""
+def page(name: str, question: Question, found: Found, seeds: int, models: Found) -> str:
+    """The question's table, how it is to be read, and the picture `NAME.svg` (`curves`).
+
+    `models` are sizes and speeds by overrides, if the question asks for them.
+    """
     runs = variants(question, found, seeds)
     first = next(iter(runs))
     rows = [(variant, *_row(own, runs[first], variant == first)) for variant, own in runs.items()]
+    columns = COLUMNS
+    if models:
+        columns = (*COLUMNS, *SIZES)
+        own = [(*question.recipe, *extra) for extra in question.variants.values()]
+        rows = [(*row, *_size(models[" ".join(overrides)])) for row, overrides in zip(rows, own, strict=True)]
     splits = len(question.splits) > 1
     over = f" and over the splits {', '.join(question.splits)}" if splits else ""
     return (
         f"# {name.capitalize()}\n\nThe mean over stems and songs that were not trained on{over}. "
-        f"{READ.format(' and split' if splits else '')}\n\n{report.table(COLUMNS, rows)}\n\n"
-        f"![Learning curves]({name}.svg)\n\n"
+        f"{READ.format(' and split' if splits else '')}\n\n{report.table(columns, rows)}\n\n"
+        f"{_full_size(question, models)}![Learning curves]({name}.svg)\n\n"
         "The recipe, to which a variant adds what its line in `benchmarks/quality/questions.py` says:\n\n"
         f"    python -m train {' '.join(question.recipe)}\n"
     )
+
+
+def _full_size(question: Question, models: Found) -> str:
+    """The table of the models that were not trained."""
+    if not models:
+        return ""
+    rows = [(f"`{name}`", *_size(models[" ".join(one)])) for name, one in question.full_size.items()]
+    return (
+        "Speed is that of separation, in seconds of a song for a second of one core. At full size, 44.1 kHz and stereo "
+        f"with 4 stems, not trained for this page:\n\n{report.table(('model', *SIZES), rows)}\n\n"
+    )
+
+
+def _size(model: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{model['weights'] / 1e6:.2f}", f"{model['speed']:.3g}"
 
 
 def variants(question: Question, found: Found, seeds: int) -> dict[str, Taken]:

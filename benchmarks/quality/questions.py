@@ -11,13 +11,15 @@ class Question:
     """A recipe and its variants, each what it adds; the first adds nothing, and the others are compared with it.
 
     Each is trained once for each of the `splits`, which say what is trained on and what is scored. `recordings` is
-    the folder of the songs, where they are not the demo set's.
+    the folder of the songs, where they are not the demo set's. `full_size` are models to be weighed and timed beside
+    the variants' own, and not trained (`sizes`).
     """
 
     recipe: Overrides
     variants: Mapping[str, Overrides]
     splits: Mapping[str, Overrides] = field(default_factory=lambda: {"": ()})
     recordings: str | None = None
+    full_size: Mapping[str, Overrides] = field(default_factory=dict)
 
 
 SMALL = (
@@ -111,6 +113,7 @@ QUESTIONS: Mapping[str, Question] = {
             "8 16 32": ("model.unet.filters=[8,16,32]",),
             "8 16 32 32 64": ("model.unet.filters=[8,16,32,32,64]",),
         },
+        full_size={name: (f"model={name}", "stems=4") for name in ("unet_small", "unet", "unet_large")},
     ),
     "mir1k": Question(
         MIR1K,
