@@ -1,5 +1,6 @@
 """The runner of the quality benchmarks: its recipes compose, what is done is not done again, chance is no gain."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -210,8 +211,40 @@ def test_a_run_is_scored_by_its_last_step_and_leaves_no_folder(ablations, tmp_pa
 def test_what_a_run_cost_is_cpu_time(ablations):
     idle = [sys.executable, "-c", "import time; time.sleep(1)"]
     busy = [sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"]
-    assert ablations.runs.spent(idle, {}) < 0.5
-    assert 1 <= ablations.runs.spent(busy, {}) < 1.5
+    assert ablations.runs.spent(idle, 1) < 0.5
+    assert 1 <= ablations.runs.spent(busy, 1) < 1.5
+
+
+METRICS = """\
+step,sdr/mean,sdr/vocals,sdr/oracle/vocals,sdr/improvement/mean,val/loss
+9,1,1,9,6,3
+19,2,2,9,7,2
+29,,,,,
+"""
+
+
+def test_a_run_that_was_interrupted_is_done_anew(ablations, tmp_path, monkeypatch):
+    run, left = ablations.Run("x", (), 0), []
+
+    def spent(command, threads):
+        folder = Path(command[-1].partition("=")[2])
+        assert not folder.exists()
+        left.append(folder)
+        (folder / "csv/version_0").mkdir(parents=True)
+        (folder / "csv/version_0/metrics.csv").write_text(METRICS)
+        if len(left) == 1:
+            raise KeyboardInterrupt
+        return 5.0
+
+    monkeypatch.setattr(ablations.runs, "spent", spent)
+    with pytest.raises(KeyboardInterrupt):
+        ablations.runs.trained(run, 1, tmp_path, tmp_path)
+    assert ablations.runs.trained(run, 1, tmp_path, tmp_path) == {
+        "cpu_seconds": 5.0,
+        "sdr": {"mean": 2.0, "vocals": 2.0},
+        "improvement": 7.0,
+        "curve": [[10, 1.0, 3.0], [20, 2.0, 2.0]],
+    }
 
 
 def test_recordings_that_are_not_there_are_asked_for(ablations, monkeypatch, tmp_path):
@@ -221,6 +254,39 @@ def test_recordings_that_are_not_there_are_asked_for(ablations, monkeypatch, tmp
     (tmp_path / "mir1k").mkdir()
     assert ablations.runs.songs(ablations.QUESTIONS["mir1k"], None) == tmp_path / "mir1k"
     assert ablations.runs.songs(ablations.QUESTIONS["mir1k"], tmp_path) == tmp_path
+
+
+def museval(*songs: tuple[float, ...]) -> dict:
+    return {f"{number}": dict(zip(("vocals", "bass"), song, strict=False)) for number, song in enumerate(songs)}
+
+
+def test_musevals_scores_are_medians_over_the_songs_of_all_splits(ablations, asked):
+    asked = dataclasses.replace(asked, museval="data=musdb18")
+    done = ablations.runs.needed(asked, seeds=2)
+    assert {run.museval for run in done} == {("data=musdb18", *split) for split in asked.splits.values()}
+    songs = {"1": museval((1.0, 0.0), (9.0, 0.0)), "2": museval((2.0, 5.0), (3.0,), (4.0, 6.0))}  # one without bass
+    found = {run.key: {**result(1.0), "museval": songs[run.overrides[1][-1]]} for run in done if run.seed == 0}
+    text = ablations.pages.page("asked", asked, found, 2, {})
+    table = text[text.index("museval's SDR") :]
+    assert cells(table, "variant") == ["variant", "vocals", "bass", "mean"]
+    assert cells(table, "as it is") == ["as it is", "3.00", "2.50", "2.75"]
+    more = {key.replace("seed=0", "seed=1"): one | {"museval": museval((5.0, 0.5))} for key, one in found.items()}
+    table = ablations.pages.page("asked", asked, found | more, 2, {}).partition("museval's SDR")[2]
+    assert cells(table, "other") == ["other", "4.00 ± 1.41", "1.50 ± 1.41", "2.75 ± 0.00"]
+    asked = dataclasses.replace(asked, museval=None)
+    assert "museval" not in ablations.pages.page("asked", asked, found, 2, {})
+    assert {run.museval for run in ablations.runs.needed(asked, seeds=1)} == {()}
+
+
+def test_a_page_says_what_each_split_is(ablations, asked):
+    text = ablations.pages.page("asked", asked, {}, 1, {})
+    assert "    python -m train stems=2\n" in text
+    assert "- left: `data.dataset.seed=1`\n- right: `data.dataset.seed=2`\n" in text
+    assert "    PYTHONPATH=benchmarks python -m train experiment=musdb18 " in ablations.pages.page(
+        "musdb18", ablations.QUESTIONS["musdb18"], {}, 1, {}
+    )
+    assert text.startswith("# Asked\n")
+    assert ablations.pages.page("mir1k", ablations.QUESTIONS["mir1k"], {}, 1, {}).startswith("# MIR-1K\n")
 
 
 @pytest.fixture

@@ -38,12 +38,46 @@ def page(name: str, question: Question, found: Found, seeds: int, models: Found)
     splits = len(question.splits) > 1
     over = f" and over the splits {', '.join(question.splits)}" if splits else ""
     return (
-        f"# {name.capitalize()}\n\nThe mean over stems and songs that were not trained on{over}. "
+        f"# {question.title or name.capitalize()}\n\nThe mean over stems and songs that were not trained on{over}. "
         f"{READ.format(' and split' if splits else '')}\n\n{report.table(columns, rows)}\n\n"
-        f"{_full_size(question, models)}![Learning curves]({name}.svg)\n\n"
-        "The recipe, to which a variant adds what its line in `benchmarks/quality/questions.py` says:\n\n"
-        f"    python -m train {' '.join(question.recipe)}\n"
+        f"{_museval(question, runs)}{_full_size(question, models)}![Learning curves]({name}.svg)\n\n{_recipe(question)}"
     )
+
+
+def _recipe(question: Question) -> str:
+    """How a run is started, and what a split is."""
+    splits = "".join(f"\n- {name}: `{' '.join(split)}`" for name, split in question.splits.items() if split)
+    ours = "PYTHONPATH=benchmarks " if "quality." in splits else ""  # a data set of these benchmarks
+    return (
+        "The recipe, to which a variant adds what its line in `benchmarks/quality/questions.py` says"
+        f"{', and each split its own' if splits else ''}:\n\n    {ours}python -m train {' '.join(question.recipe)}\n"
+        f"{splits}{splits and chr(10)}"
+    )
+
+
+def _museval(question: Question, runs: Mapping[str, Taken]) -> str:
+    """The table of museval's scores: of each stem the median over songs, of all splits, of medians over windows."""
+    if not question.museval:
+        return ""
+    seeds = {variant: [medians(each) for each in own.values()] for variant, own in runs.items() if own}
+    stems = next(iter(seeds.values()), [{}])[0]
+    rows = [(name, *(_spread([one[stem] for one in each]) for stem in stems)) for name, each in seeds.items()]
+    return (
+        "museval's SDR of the same songs, dB: the median over songs, of all splits, of their medians over windows of a "
+        f"second.\n\n{report.table(('variant', *stems), rows)}\n\n"
+    )
+
+
+def medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each stem the median over the songs of these runs that have it, and the mean of stems."""
+    songs = [song for run in runs for song in run["museval"].values()]
+    stems = dict.fromkeys(stem for song in songs for stem in song)
+    found = {stem: statistics.median(song[stem] for song in songs if stem in song) for stem in stems}
+    return {**found, "mean": statistics.mean(found.values())}
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def _full_size(question: Question, models: Found) -> str:
@@ -81,12 +115,10 @@ def _row(runs: Taken, reference: Taken, is_first: bool) -> tuple[str, ...]:
     scores = [statistics.mean(run["sdr"]["mean"] for run in own) for own in runs.values()]
     above = statistics.mean(run["improvement"] for own in runs.values() for run in own)
     minutes = statistics.median(run["cpu_seconds"] for own in runs.values() for run in own) / 60
-    spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
     both = [seed for seed in runs if seed in reference]
     apart = difference(_scores(runs, both), _scores(reference, both))
     each = " ".join(f"{score:.2f}" for score in scores)
-    score = f"{statistics.mean(scores):.2f}{spread}"
-    return score, f"{above:.2f}", each, "" if is_first else apart, f"{minutes:.1f}"
+    return _spread(scores), f"{above:.2f}", each, "" if is_first else apart, f"{minutes:.1f}"
 
 
 def _scores(runs: Taken, seeds: Sequence[int]) -> list[float]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from quality import folds
+
 Overrides = tuple[str, ...]
 
 
@@ -12,7 +14,8 @@ class Question:
 
     Each is trained once for each of the `splits`, which say what is trained on and what is scored. `recordings` is
     the folder of the songs, where they are not the demo set's. `full_size` are models to be weighed and timed beside
-    the variants' own, and not trained (`sizes`).
+    the variants' own, and not trained (`sizes`). With `museval`, the data set as an override, what was held out
+    is scored by `stemwise evaluate` as well.
     """
 
     recipe: Overrides
@@ -20,6 +23,8 @@ class Question:
     splits: Mapping[str, Overrides] = field(default_factory=lambda: {"": ()})
     recordings: str | None = None
     full_size: Mapping[str, Overrides] = field(default_factory=dict)
+    museval: str | None = None
+    title: str | None = None
 
 
 SMALL = (
@@ -35,6 +40,12 @@ DEMO = (
 
 MIR1K = ("experiment=mir1k", "trainer.max_steps=1500", "trainer.val_check_interval=500", "ema=0.995")
 SINGERS = {singer: (f"data.dataset.valid=[{singer}]",) for singer in ("abjones", "amy")}  # scored; the other is heard
+
+MUSDB18 = ("experiment=musdb18", "trainer.max_steps=1500", "trainer.val_check_interval=250")
+FOLDS = {
+    f"fold {fold}": ("data.dataset._target_=quality.folds.find", f"+data.dataset.fold={fold}")
+    for fold in range(folds.COUNT)
+}
 
 LINEAR = (
     *("scheduler._target_=torch.optim.lr_scheduler.LinearLR", "~scheduler.T_max", "+scheduler.start_factor=1"),
@@ -130,5 +141,18 @@ QUESTIONS: Mapping[str, Question] = {
         },
         splits=SINGERS,
         recordings="mir1k",
+        title="MIR-1K",
+    ),
+    "musdb18": Question(
+        MUSDB18,
+        {
+            "the recipe": (),
+            "no remix": ("augment=none",),
+            "complex spectra after the masks": ("loss=spectral",),
+        },
+        splits=FOLDS,
+        recordings="musdb18-7s",
+        museval="data=musdb18",
+        title="MUSDB18, seven-second excerpts",
     ),
 }

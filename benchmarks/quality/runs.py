@@ -2,17 +2,20 @@
 
 import csv
 import hashlib
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quality.questions import Question
+
+from stemwise.evaluation import results
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "benchmarks/.quality"  # runs, songs and cache, which git ignores
@@ -21,11 +24,15 @@ RECORDINGS = ROOT.parent / "shared/data"  # which are not part of the project, b
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its overrides, without those that say where things lie."""
+    """One training: its overrides, without those that say where things lie.
+
+    `museval` are those of `stemwise evaluate`; without any, it is not called.
+    """
 
     variant: str
     overrides: tuple[str, ...]
     seed: int
+    museval: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -35,7 +42,7 @@ class Run:
 def needed(question: Question, seeds: int) -> list[Run]:
     """All that a question needs; first all variants with the first seed."""
     return [
-        Run(name, (*question.recipe, *split, *extra), seed)
+        Run(name, (*question.recipe, *split, *extra), seed, (question.museval, *split) if question.museval else ())
         for seed in range(seeds)
         for name, extra in question.variants.items()
         for split in question.splits.values()
@@ -59,31 +66,54 @@ def songs(question: Question, root: Path | None) -> Path:
 
 
 def trained(run: Run, threads: int, work: Path, root: Path) -> dict[str, Any]:
-    """What a training reaches and costs, `result`. Raises `SystemExit` if it fails."""
+    """What a training reaches and costs. Raises `SystemExit` if it fails."""
     folder = work / "runs" / hashlib.blake2b(run.key.encode(), digest_size=8).hexdigest()
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
     own = ["trainer.accelerator=cpu", "data.num_workers=0", "logger=[csv]", "media.every=null"]
     files = ["checkpoints.last=1", "checkpoints.best=0"]
     where = [f"data.root={root}", f"data.cache={work / 'cache'}", f"hydra.run.dir={folder}"]
     command = [sys.executable, "-m", "train", *run.overrides, f"seed={run.seed}", *own, *files, *where]
-    seconds = spent(command, {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
-    found = result(folder)
+    found = {"cpu_seconds": round(spent(command, threads), 1), **result(folder)}
+    if run.museval:
+        found["museval"] = evaluated(run, folder, threads, root)
     shutil.rmtree(folder)
-    return {**found, "cpu_seconds": round(seconds, 1)}
+    return found
 
 
-def spent(command: Sequence[str], environment: Mapping[str, str]) -> float:
+def spent(command: Sequence[str], threads: int) -> float:
     """Runs a command; the CPU seconds of its processes. Raises `SystemExit` with what it said if it fails.
 
     CPU time and not time on the clock: trainings share the machine, with one another and with other work.
     """
+    number = str(threads)
+    paths = os.pathsep.join(filter(None, (str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH"))))  # `quality.folds`
+    own = {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "PYTHONPATH": paths}
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=own, stdout=said, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)}\n{said.read()[-4000:]}")
     return usage.ru_utime + usage.ru_stime
+
+
+def evaluated(run: Run, folder: Path, threads: int, root: Path) -> dict[str, dict[str, float]]:
+    """museval's SDR in dB of each song that was held out and each stem in it, the median over windows of a second.
+
+    Of the last checkpoint, with the averaged weights: the model file is that of the best validation.
+    """
+    what = [f"checkpoint={folder / 'checkpoints/last.ckpt'}", *run.museval, "split=valid", "baselines=[]"]
+    how = [f"data.root={root}", f"output={folder / 'evaluation'}", f"workers={threads}", "listening_songs=0"]
+    spent([sys.executable, "-m", "stemwise.cli", "evaluate", *what, *how], threads)
+    return {
+        song.name: {
+            stem: round(scores["SDR"], 4)
+            for stem, scores in song.medians[results.MODEL].items()
+            if not math.isnan(scores["SDR"])
+        }
+        for song in results.read(folder / "evaluation").songs
+    }
 
 
 def result(folder: Path) -> dict[str, Any]:
