@@ -123,6 +123,18 @@ def test_the_size_and_speed_of_a_model(monkeypatch):
     assert wide["speed"] < found["speed"]
 
 
+@pytest.mark.parametrize(("draw", "expected"), [("kaiming_normal_", (2 / 800) ** 0.5), ("xavier_uniform_", 900**-0.5)])
+def test_other_kernels_are_drawn_and_nothing_else_differs(ablations, draw, expected):
+    settings = ("stems=1", "model.unet.filters=[32,40]", "spectrogram.frames=16")
+    plain = ablations.sizes.made(settings)
+    other = ablations.sizes.made((*settings, "model._target_=quality.initial.separator", f"+model.draw={draw}"))
+    assert type(other) is type(plain)
+    assert other.settings == plain.settings
+    kernel, before = (model.unets[0].encoder[1].weight.detach() for model in (other, plain))  # 800 values in, 1000 out
+    assert float(kernel.std()) == pytest.approx(expected, rel=0.02)
+    assert (kernel.abs().max() > before.abs().max() * 1.2) == (draw == "kaiming_normal_")
+
+
 def test_what_was_done_outlives_a_training_that_fails(ablations, monkeypatch):
     def trained(run, threads, work, root):
         if run.variant == "4 8 16 16":

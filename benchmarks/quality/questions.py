@@ -52,6 +52,8 @@ LINEAR = (
     *("+scheduler.end_factor=0", "+scheduler.total_iters=${trainer.max_steps}"),
 )
 
+DRAWN = ("model._target_=quality.initial.separator",)  # else He-uniform, as in Keras
+
 ROWS = "data.storage=complex"  # what changes stems by themselves needs phases
 
 
@@ -113,6 +115,8 @@ QUESTIONS: Mapping[str, Question] = {
             "weight decay 0.01": ("optimizer=adamw", "optimizer.lr=3e-3"),
             "gradients clipped at 0.5": ("trainer.gradient_clip_val=0.5",),
             "no dropout": ("model.unet.dropout=0",),
+            "kernels drawn He-normal": (*DRAWN, "+model.draw=kaiming_normal_"),
+            "kernels drawn Glorot-uniform": (*DRAWN, "+model.draw=xavier_uniform_"),
         },
     ),
     "size": Question(
