@@ -36,10 +36,12 @@ def page(name: str, question: Question, found: Found, seeds: int, models: Found)
         own = [(*question.recipe, *extra) for extra in question.variants.values()]
         rows = [(*row, *_size(models[" ".join(overrides)])) for row, overrides in zip(rows, own, strict=True)]
     splits = len(question.splits) > 1
-    over = f" and over the splits {', '.join(question.splits)}" if splits else ""
+    over = f", and over the splits {', '.join(question.splits)}" if splits else ""
+    read = READ.format(" and split" if splits else "")
     return (
-        f"# {question.title or name.capitalize()}\n\nThe mean over stems and songs that were not trained on{over}. "
-        f"{READ.format(' and split' if splits else '')}\n\n{report.table(columns, rows)}\n\n"
+        f"# {question.title or name.capitalize()}\n\n"
+        f"The mean over stems and over songs that were not trained on{over}. {read}\n\n"
+        f"{report.table(columns, rows)}\n\n"
         f"{_museval(question, runs)}{_full_size(question, models)}![Learning curves]({name}.svg)\n\n{_recipe(question)}"
     )
 
