@@ -70,18 +70,20 @@ def without_museval(quality, monkeypatch):
 
 
 def test_folds_hold_every_song_once_and_no_artist_twice(quality):
-    parts = quality.songs.folds(SONGS)
+    parts = quality.songs.folds.parts(SONGS)
     assert sorted(song for part in parts for song in part) == sorted(SONGS)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    artists = [{quality.songs.artist(song) for song in part} for part in parts]
+    artists = [{quality.songs.folds.artist(song) for song in part} for part in parts]
     assert sum(map(len, artists)) == len(set.union(*artists)) == 21
-    assert quality.songs.folds(SONGS[::-1]) == parts
+    assert quality.songs.folds.parts(SONGS[::-1]) == parts
 
 
 @pytest.mark.parametrize("fold", range(5))
 def test_no_artist_is_both_heard_and_scored(quality, fold):
     split = quality.songs.split(SONGS, fold)
-    artists = [{quality.songs.artist(song) for song in songs} for songs in (split.train, split.watched, split.scored)]
+    artists = [
+        {quality.songs.folds.artist(song) for song in songs} for songs in (split.train, split.watched, split.scored)
+    ]
     assert sum(map(len, artists)) == len(set.union(*artists))
     assert sorted(split.train + split.watched + split.scored) == sorted(SONGS)
     assert len(split.watched) == 4

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other script
 
 import environment
 import report
-from quality import scores, songs
+from quality import folds, scores, songs
 from quality.contenders import CONTENDERS, FRAMES, SETTINGS, Task
 
 RESULTS = report.RESULTS / "quality"
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="MUSDB18 (default: its excerpts in ../shared/data)")
     parser.add_argument("--minutes", type=float, default=25.0, help="of each training (25)")
     parser.add_argument("--systems", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), help="all")
-    parser.add_argument("--folds", nargs="+", type=int, choices=range(songs.FOLDS), default=[FOLD], help=f"({FOLD})")
+    parser.add_argument("--folds", nargs="+", type=int, choices=range(folds.COUNT), default=[FOLD], help=f"({FOLD})")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each system and fold (1)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where PyTorch trains (cpu)")
     options = parser.parse_args()

@@ -5,7 +5,6 @@ Axes: S stem, C channel, N sample.
 
 import csv
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import soundfile
 import torch
+from quality import folds
 from torch import Tensor
 
 from stemwise import audio, signals
@@ -24,7 +24,6 @@ from stemwise.spectrogram import Spectrogram
 STEMS = ("vocals", "drums", "bass", "other")
 MIXTURE = "mixture"
 RATE = 44100
-FOLDS = 5
 WATCHED = 4  # songs that a training may judge itself by
 
 
@@ -37,28 +36,12 @@ class Split:
     scored: tuple[str, ...]
 
 
-def artist(song: str) -> str:
-    """`The Easton Ellises (Baumi) - SDRNR` -> `The Easton Ellises`."""
-    return re.sub(r"\s*\(.*?\)", "", song.partition(" - ")[0]).strip()
-
-
-def folds(songs: Sequence[str], count: int = FOLDS) -> list[list[str]]:
-    """The songs in parts of about the same size, all of an artist in one: whoever has most is dealt first."""
-    by_artist: dict[str, list[str]] = {}
-    for song in sorted(songs):
-        by_artist.setdefault(artist(song), []).append(song)
-    parts: list[list[str]] = [[] for _ in range(count)]
-    for together in sorted(by_artist.values(), key=len, reverse=True):
-        min(parts, key=len).extend(together)
-    return parts
-
-
 def split(songs: Sequence[str], fold: int) -> Split:
     """One part is scored. Watched are some of the others whose artists have no second song."""
-    scored = folds(songs)[fold]
+    scored = folds.parts(songs)[fold]
     heard = sorted(set(songs) - set(scored))
-    several = Counter(map(artist, heard))
-    alone = [song for song in heard if several[artist(song)] == 1]
+    several = Counter(map(folds.artist, heard))
+    alone = [song for song in heard if several[folds.artist(song)] == 1]
     watched = alone[:: max(len(alone) // WATCHED, 1)][:WATCHED]
     return Split(tuple(song for song in heard if song not in watched), tuple(watched), tuple(scored))
 
