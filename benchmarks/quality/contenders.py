@@ -30,7 +30,7 @@ PILOT_SECONDS = 30.0, 60.0  # at least and at most
 PLANNED = 0.95  # of the time that is left then: the rest is for validations, and for a machine that slows down
 
 RECIPE = ("experiment=spleeter_4stems", f"spectrogram.frames={FRAMES}")
-OURS = ("experiment=musdb18_small",)
+OURS = ("experiment=musdb18",)
 LAST = "checkpoints/last.ckpt"
 STOPPED = (143, -15)  # exit codes after SIGTERM
 

@@ -39,6 +39,12 @@ DEMO = (
 """The demo set, small enough that a run takes a minute of one core."""
 
 MIR1K = ("experiment=mir1k", "trainer.max_steps=1500", "trainer.val_check_interval=500", "ema=0.995")
+NARROW = (
+    *("experiment=mir1k", "spectrogram.sample_rate=8000", "spectrogram.n_fft=1024", "spectrogram.hop=256"),
+    *("spectrogram.bins=512", "spectrogram.frames=256", "data.batch_size=4", "data.speeds=[]", "augment=none"),
+    *("loss=l1", "ema=0.98", "trainer.max_steps=600", "trainer.val_check_interval=150"),
+)
+"""MIR-1K at 8 kHz, as some papers have it: a run takes little more than a minute of one core."""
 SINGERS = {singer: (f"data.dataset.valid=[{singer}]",) for singer in ("abjones", "amy")}  # scored; the other is heard
 
 MUSDB18 = ("experiment=musdb18", "trainer.max_steps=1500", "trainer.val_check_interval=250")
@@ -55,12 +61,13 @@ LINEAR = (
 DRAWN = ("model._target_=quality.initial.separator",)  # else He-uniform, as in Keras
 
 ROWS = "data.storage=complex"  # what changes stems by themselves needs phases
+REMIX = "+augment.remix._target_=stemwise.augment.Remix"
+WIDE = "data.speeds=[65,75,85,117,133,150]"
 
 
-def _with(name: str, *values: str) -> Overrides:
-    """One augmentation alone."""
-    module = {"gain": "Gain", "polarity": "Polarity", "mixup": "Mixup", "silence": "Silence", "band": "BandLimit"}
-    return ROWS, f"+augment.{name}._target_=stemwise.augment.{module[name]}", *(f"+augment.{name}.{v}" for v in values)
+def _with(module: str) -> Overrides:
+    """An augmentation by itself, as it is if nothing is said."""
+    return ROWS, f"+augment.{module.lower()}._target_=stemwise.augment.{module}"
 
 
 def _batches(size: int, steps: int) -> Overrides:
@@ -70,24 +77,30 @@ def _batches(size: int, steps: int) -> Overrides:
 
 QUESTIONS: Mapping[str, Question] = {
     "augmentation": Question(
-        DEMO,
+        NARROW,
         {
             "none": (),
-            "remix, half of the examples": (ROWS, "+augment.remix._target_=stemwise.augment.Remix"),
-            "remix, all": (ROWS, "+augment.remix._target_=stemwise.augment.Remix", "+augment.remix.probability=1.0"),
-            "gain ±6 dB": _with("gain"),
-            "polarity": _with("polarity"),
-            "mix-up, a fifth": _with("mixup"),
-            "silence, a tenth": _with("silence"),
-            "band limit, a fifth": _with("band"),
+            "remix, half of the examples": (ROWS, REMIX),
+            "remix, all": (ROWS, REMIX, "+augment.remix.probability=1.0"),
+            "gain ±6 dB": _with("Gain"),
+            "polarity": _with("Polarity"),
+            "formants by up to 25 %": _with("Formants"),
+            "mix-up, a fifth": _with("Mixup"),
+            "silence, a tenth": _with("Silence"),
+            "band limit, a fifth": _with("BandLimit"),
             "stretch and shift magnitudes": ("augment=stretch",),
-            "speeds of 90 and 110 %": ("data.speeds=[90,110]", "data.examples_per_song=3"),
-            "remix, gain, swap, polarity": ("augment=remix",),
-            "the same with mix-up and silence": ("augment=all",),
+            "speeds of 90 and 110 %": ("data.speeds=[90,110]",),
+            "speeds of 65 to 150 %": (WIDE,),
+            "remix, gain, polarity": ("augment=remix",),
+            "the same, and speeds of 65 to 150 %": ("augment=remix", WIDE),
+            "the same, and formants": ("augment=remix", WIDE, *_with("Formants")),
+            "the same, and mix-up and silence": ("augment=all", WIDE, *_with("Formants")),
         },
+        splits=SINGERS,
+        recordings="mir1k",
     ),
     "loss": Question(
-        (*DEMO, "augment=remix"),
+        (*NARROW, "augment=remix", WIDE),
         {
             "L1 of magnitudes": (),
             "of their square roots": ("loss=compressed",),
@@ -97,6 +110,8 @@ QUESTIONS: Mapping[str, Question] = {
             "waveform after the masks": ("loss=waveform",),
             "three resolutions of the waveform": ("loss=multiresolution", "loss.n_ffts=[512,1024,2048]"),
         },
+        splits=SINGERS,
+        recordings="mir1k",
     ),
     "optimisation": Question(
         (*DEMO, "augment=remix"),
