@@ -43,8 +43,9 @@ MODEL = {
     "spleeter": {"errors", "grammar", "masks", "progress", "separator", "spectrogram", "unet"},
     "pretrained": {"download", "errors", "model_file", "separator", "spleeter"},
     "export": {"errors", "model_file", "separator"},
-    "separation": {"audio", "codecs", "errors", "progress", "report", "resampling", "separator"},
-    "api": {"crossfade", "errors", "model_file", "pretrained", "separation", "separator"},
+    "excerpts": {"audio", "errors", "resampling"},
+    "separation": {"audio", "codecs", "errors", "excerpts", "progress", "report", "resampling", "separator"},
+    "api": {"crossfade", "errors", "excerpts", "model_file", "pretrained", "separation", "separator"},
     "evaluation": {
         "cache",
         "catalogue",

@@ -12,7 +12,8 @@ from stemwise import audio, separation
 from stemwise.codecs import encoding
 from stemwise.codecs.formats import Format
 from stemwise.errors import UserError
-from stemwise.separation import Excerpt, Song, Wish
+from stemwise.excerpts import Song
+from stemwise.separation import Wish
 from stemwise.separator import Separator
 
 FLOAT = Format("wav", "float")
@@ -29,7 +30,7 @@ def song(tmp_path):
 
 
 def separated(model: Separator, path, wish: Wish, rate: int) -> torch.Tensor:
-    excerpt = Excerpt.of(Song.from_file(path, model.spectrogram.channels), model, wish, rate)
+    excerpt = wish.excerpt(Song.from_file(path, model.spectrogram.channels), model, rate)
     return torch.cat(list(separation.outputs(model, excerpt, wish)), dim=-1)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from stemwise import crossfade, model_file, pretrained, separation
 from stemwise.errors import UserError
-from stemwise.separation import Excerpt, Song, Wish
+from stemwise.excerpts import Song
+from stemwise.separation import Wish
 from stemwise.separator import Separator
 
 Waveform = np.ndarray | Tensor
@@ -74,7 +75,7 @@ def separate(
         found = Song.from_file(Path(song), channels)
     else:
         found = Song.from_waveform(_checked(song), sample_rate or model.spectrogram.sample_rate, channels)
-    excerpt = Excerpt.of(found, model, wish, sample_rate or found.sample_rate)
+    excerpt = wish.excerpt(found, model, sample_rate or found.sample_rate)
     stems = torch.cat(list(separation.outputs(model, excerpt, wish)), dim=-1)
     # Copies, so that whoever keeps one stem does not keep all.
     return {name: stem.numpy().copy() for name, stem in zip(wish.names(model), stems, strict=True)}

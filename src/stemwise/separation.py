@@ -9,7 +9,7 @@ import functools
 import math
 import operator
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from stemwise import audio, progress, resampling
 from stemwise.codecs import encoding, formats
 from stemwise.codecs.formats import Format
 from stemwise.errors import UserError
+from stemwise.excerpts import Excerpt, Song, beside, cut
 from stemwise.separator import Divide, Separator
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class Wish:
         rest = [f"no_{self.two_stems}"] if self.two_stems is not None else []
         return [*asked, *rest, *([RESIDUAL] if self.residual else [])]
 
+    def excerpt(self, song: Song, model: Separator, sample_rate: int) -> Excerpt:
+        """What is wanted of a song, for stems at `sample_rate`. Raises `UserError` if it ends before the offset."""
+        return Excerpt.of(song, sample_rate, model.spectrogram.sample_rate, self.offset, self.duration)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -85,80 +90,6 @@ class Done:
     sample_rate: int
     clamped: int
     gain: float
-
-
-@dataclass(frozen=True)
-class Song:
-    """A mixture of known length that can be read from anywhere, at any rate, as often as needed.
-
-    `read(rate, start, frames)` yields blocks (C, n) with the channels that the model takes.
-    """
-
-    name: str
-    frames: int
-    sample_rate: int
-    read: Callable[[int, int, int], Iterator[Tensor]]
-
-    @classmethod
-    def from_file(cls, path: Path, channels: int) -> "Song":
-        """Raises `UserError` for what `audio.probe` finds wrong with a file."""
-        info = audio.probe(path)
-
-        def read(rate: int, start: int, frames: int) -> Iterator[Tensor]:
-            return audio.stream(path, sample_rate=rate, channels=channels, start=start, frames=frames)
-
-        return cls(path.name, info.frames, info.sample_rate, read)
-
-    @classmethod
-    def from_waveform(cls, waveform: Tensor, sample_rate: int, channels: int) -> "Song":
-        """A song that is in memory, (C, N)."""
-        mixed = audio.mixed(waveform, channels)
-
-        def read(rate: int, start: int, frames: int) -> Iterator[Tensor]:
-            blocks = iter([mixed])
-            if rate != sample_rate:
-                blocks = resampling.resample(blocks, sample_rate, rate)
-            return _cut(blocks, start, frames)
-
-        return cls("waveform", waveform.shape[-1], sample_rate, read)
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """The part of a song that is wanted, at the sample rate of the stems.
-
-    It begins `begin` samples into the song, counted at the rate `grid`, which divides all rates that are asked
-    for, so that it begins at one moment at every rate. `frames` samples at `sample_rate` follow the first `skip`.
-    """
-
-    song: Song
-    begin: int
-    grid: int
-    skip: int
-    frames: int
-    sample_rate: int
-
-    @classmethod
-    def of(cls, song: Song, model: Separator, wish: Wish, sample_rate: int) -> "Excerpt":
-        total = -(-song.frames * sample_rate // song.sample_rate)
-        start = round(wish.offset * sample_rate)
-        if start >= total:
-            seconds = song.frames / song.sample_rate
-            raise UserError(f"{song.name}: ends at {seconds:.3f} s, the offset is {wish.offset:.3f} s. Lower it.")
-        left = total - start
-        frames = left if wish.duration is None else min(left, max(1, round(wish.duration * sample_rate)))
-        grid = math.gcd(model.spectrogram.sample_rate, sample_rate)
-        begin = start * grid // sample_rate
-        skip = start - begin * sample_rate // grid
-        return cls(song, begin, grid, skip, frames, sample_rate)
-
-    def length(self, rate: int) -> int:
-        """Samples at `rate` from `begin` to the end of the excerpt."""
-        return -(-(self.skip + self.frames) * rate // self.sample_rate)
-
-    def blocks(self, rate: int) -> Iterator[Tensor]:
-        """The mixture (C, n) from `begin` to the end of the excerpt."""
-        return self.song.read(rate, self.begin * rate // self.grid, self.length(rate))
 
 
 def separate_file(
@@ -180,7 +111,7 @@ def separate_file(
     channels = model.spectrogram.channels
     song = Song.from_file(path, channels)
     rate = formats.sample_rate(form.codec, wish.sample_rate or song.sample_rate)
-    excerpt = Excerpt.of(song, model, wish, rate)
+    excerpt = wish.excerpt(song, model, rate)
     tags = audio.tags(path)
     places = [target for target in targets if target is not None]
     chosen = [number for number, target in enumerate(targets) if target is not None]
@@ -225,7 +156,7 @@ def _write(pieces: Iterable[Tensor], writers: Mapping[int, encoding.Writer], bes
 
 def _heard(pieces: Iterator[Tensor], excerpt: Excerpt, page: "SongPage") -> Iterator[Tensor]:
     """The pieces, which the page gets too, together with the mixture."""
-    for piece, mixture in _beside(pieces, _mixture(excerpt)):
+    for piece, mixture in beside(pieces, excerpt.mixture()):
         page.write(piece, mixture)
         yield piece
 
@@ -272,16 +203,11 @@ def _outputs(model: Separator, stems: Iterator[Tensor], excerpt: Excerpt, wish: 
     if rate != excerpt.sample_rate:
         flat = resampling.resample((piece.flatten(0, 1) for piece in chosen), rate, excerpt.sample_rate)
         chosen = (piece.unflatten(0, (-1, channels)) for piece in flat)
-    pieces = _cut(chosen, excerpt.skip, excerpt.frames)
+    pieces = cut(chosen, excerpt.skip, excerpt.frames)
     if not rests:
         yield from pieces
         return
-    yield from _with_rests(pieces, _mixture(excerpt), wish)
-
-
-def _mixture(excerpt: Excerpt) -> Iterator[Tensor]:
-    """The mixture (C, n) of the excerpt at its own rate, read anew."""
-    return _cut(excerpt.blocks(excerpt.sample_rate), excerpt.skip, excerpt.frames)
+    yield from _with_rests(pieces, excerpt.mixture(), wish)
 
 
 def _chosen(piece: Tensor, asked: Sequence[int], rests: bool) -> Tensor:
@@ -292,7 +218,7 @@ def _chosen(piece: Tensor, asked: Sequence[int], rests: bool) -> Tensor:
 
 def _with_rests(pieces: Iterable[Tensor], mixture: Iterator[Tensor], wish: Wish) -> Iterator[Tensor]:
     """Stems and, as the last of each piece, the sum of all -> the outputs that were asked for."""
-    for piece, whole in _beside(pieces, mixture):
+    for piece, whole in beside(pieces, mixture):
         stems, total = piece[:-1], piece[-1]
         rests = [whole - stems[0]] if wish.two_stems is not None else []
         rests += [whole - total] if wish.residual else []
@@ -353,29 +279,6 @@ class _Spool:
             raise UserError(
                 f"{self._folder}: --clip rescale needs room there while it works ({error.strerror}). Make some."
             ) from None
-
-
-def _cut(pieces: Iterator[Tensor], skip: int, frames: int) -> Iterator[Tensor]:
-    """Samples `skip` to `skip + frames` of the pieces (…, n)."""
-    for piece in pieces:
-        kept = piece[..., skip : skip + frames]
-        skip = max(0, skip - piece.shape[-1])
-        frames -= kept.shape[-1]
-        if kept.shape[-1]:
-            yield kept
-
-
-def _beside(pieces: Iterable[Tensor], blocks: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each piece (…, n) and the next n samples of the blocks (C, m)."""
-    held = torch.empty(0)
-    for piece in pieces:
-        count = piece.shape[-1]
-        parts = [held] if held.numel() else []
-        while sum(part.shape[-1] for part in parts) < count:
-            parts.append(next(blocks))
-        held = torch.cat(parts, dim=-1)
-        yield piece, held[..., :count]
-        held = held[..., count:]
 
 
 def device(name: str) -> torch.device:
