@@ -15,7 +15,7 @@ import torch
 from torchaudio.functional import resample
 
 from stemwise import audio, resampling
-from stemwise.codecs import decoding
+from stemwise.codecs import ffmpeg as decoder
 from stemwise.errors import UserError
 
 RATE = 44100
@@ -89,7 +89,7 @@ def test_stem_mp4_equals_one_uninterrupted_decode_of_ffmpeg(monkeypatch: pytest.
         check=True,
     ).stdout
     theirs = torch.from_numpy(np.frombuffer(raw, "<f4").copy().reshape(-1, 2).T)
-    monkeypatch.setattr(decoding, "SEGMENT", 2)  # three joints in the 6.8 s
+    monkeypatch.setattr(decoder, "SEGMENT", 2)  # three joints in the 6.8 s
     ours = whole(path, stream=4)
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() < 1e-6
@@ -98,7 +98,7 @@ def test_stem_mp4_equals_one_uninterrupted_decode_of_ffmpeg(monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["song.wav", *FORMATS])
 def test_a_read_from_start_is_the_slice_of_the_whole(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "SEGMENT", 2)
+    monkeypatch.setattr(decoder, "SEGMENT", 2)
     path = folder / name
     info = audio.probe(path)
     song = whole(path, sample_rate=info.sample_rate)
@@ -185,13 +185,13 @@ def test_seeking_does_not_decode_what_is_before(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "long.m4a"
     ffmpeg("-f", "lavfi", "-i", "anoisesrc=r=16000:d=90", path)
     decoded = []
-    tensor = decoding.Ffmpeg._tensor
+    tensor = decoder.Ffmpeg._tensor
 
-    def count(self: decoding.Ffmpeg, frame: object, position: int) -> torch.Tensor:
+    def count(self: decoder.Ffmpeg, frame: object, position: int) -> torch.Tensor:
         decoded.append(tensor(self, frame, position))  # type: ignore[arg-type]
         return decoded[-1]
 
-    monkeypatch.setattr(decoding.Ffmpeg, "_tensor", count)
+    monkeypatch.setattr(decoder.Ffmpeg, "_tensor", count)
     part = audio.read(path, sample_rate=16000, channels=1, start=75 * 16000, frames=16000)
     assert part.shape == (1, 16000)
     assert sum(frame.shape[1] for frame in decoded) < 23 * 16000
